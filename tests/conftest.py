@@ -1,0 +1,79 @@
+"""Fixtures that several folders share: a tiny task on disk, tiny configs, one Ray for the session."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The reduced data of tests never lands in the user's cache."""
+    os.environ["UPS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def burgers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 Burgers trajectories of 32 cells and 9 frames, dt 0.05, nu 0.01."""
+    from ups.data.generators import generate
+
+    out = tmp_path_factory.mktemp("burgers") / "burgers.h5"
+    return generate("burgers", out, parameter=0.01, trajectories=24, cells=32, frames=9, dt=0.05, seed=3, oversample=2)
+
+
+@pytest.fixture(scope="session")
+def tiny(burgers_file: Path) -> dict[str, Any]:
+    """Plain data of a RunConfig that trains in about a second."""
+    return {
+        "task": {"equation": "burgers", "files": [str(burgers_file)], "train": 16, "validation": 4, "test": 4},
+        "latent": {"tokens": 8, "dim": 8},
+        "encoder": {"width": 16, "blocks": 1, "kernel": 3},
+        "operator": {"mixer": "spectral", "depth": 1, "hidden_dim": 16, "modes": 4},
+        "decoder": {"kind": "grid", "width": 16, "blocks": 0, "kernel": 3, "cell_width": 4},
+        "stages": {
+            "operator": {
+                "epochs": 4,
+                "windows_per_trajectory": 2,
+                "batch_size": 8,
+                "validations": 4,
+                "losses": {"rollout": {"horizon": 2, "warmup": 0.5}},
+            }
+        },
+        "runtime": {"threads": 1},
+    }
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One embedded Ray with two CPUs for the whole test session."""
+    import ray
+
+    # a short folder of its own: the paths of Ray's sockets must stay below 108 characters
+    with tempfile.TemporaryDirectory(prefix="upsray", dir="/tmp") as temporary:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=temporary,
+        )
+        yield
+        ray.shutdown()
+
+
+def shared_data() -> Path:
+    """The folder with trajectories made by PDEBench's own solver, or a skip where it is absent."""
+    folder = Path(os.environ.get("UPS_SHARED_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: trajectories of PDEBench's own solver are not at hand")
+    return folder.resolve()

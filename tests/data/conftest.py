@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from ups.data.pdebench import write_tensor_file
+
+# the first example of a test may compile a kernel
+settings.register_profile("data", deadline=None)
+settings.load_profile("data")
+
+SHARED = Path(os.environ.get("UPS_SHARED_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("UPS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def shared_file():
+    """PDEBench's trajectories at one viscosity, solved by PDEBench's own code."""
+
+    def find(nu: float) -> Path:
+        path = SHARED / f"pdebench_burgers_nu{nu:g}.h5"
+        if not path.exists():
+            pytest.skip(f"{path} is absent")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def small_file(tmp_path):
+    """Writes a small Burgers file of noise and returns its path; `values` replaces the noise."""
+
+    def write(name="small.h5", *, shape=(12, 11, 16), seed=0, values=None, dt=0.1, length=1.0, **attributes) -> Path:
+        if values is None:
+            values = np.random.default_rng(seed).normal(1.0, 2.0, shape)
+        return write_tensor_file(tmp_path / name, values, dt=dt, length=length, **(attributes or {"Nu": 0.01}))
+
+    return write
