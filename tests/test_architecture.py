@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["tune"],
-    ["ups.cli", "ups.__main__"],
+    ["ups.__main__"],
+    ["ups.cli"],
     ["ups.run"],
     ["ups.config"],
     ["ups.training"],

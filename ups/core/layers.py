@@ -191,6 +191,27 @@ class ConditionedBlock(nn.Module):
         return x + gate2 * self.mlp(rms_norm(x) * (1 + scale2) + shift2)
 
 
+class FusedBlock(nn.Module):
+    """Mixing and MLP in one residual: x + gate * out(gelu(mixer(y) + skip(y))), y the modulated norm of x.
+
+    Half the work of a `ConditionedBlock`; the layout of a Fourier layer. Also the identity until it is trained.
+    """
+
+    def __init__(self, width: int, condition: int, mixer: nn.Module) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.skip = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.modulation = nn.Linear(condition, 3 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x_BNH: Tensor, condition_BF: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(condition_BF)[:, None].chunk(3, dim=-1)
+        y = rms_norm(x_BNH) * (1 + scale) + shift
+        return x_BNH + gate * self.out(F.gelu(self.mixer(y) + self.skip(y)))
+
+
 class ResidualConv(nn.Module):
     """x + linear(gelu(conv(x))) along a periodic axis."""
 

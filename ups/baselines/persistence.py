@@ -1,0 +1,32 @@
+"""The two predictors that know nothing: what any skill is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ups.core.types import FieldSpec
+
+
+@dataclass
+class Persistence:
+    """Nothing changes: every predicted frame is the given one."""
+
+    spec: FieldSpec
+
+    def rollout(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None = None) -> Tensor:
+        """The given frame `steps` times, (B, steps, X, C)."""
+        return initial_BXC.unsqueeze(1).expand(-1, steps, -1, -1)
+
+
+@dataclass
+class InitialMean:
+    """The no-skill line: every cell of every frame is the spatial mean of the given frame."""
+
+    spec: FieldSpec
+
+    def rollout(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None = None) -> Tensor:
+        """The mean of each channel everywhere, (B, steps, X, C)."""
+        mean_B1C = initial_BXC.mean(dim=1, keepdim=True)
+        return mean_B1C.unsqueeze(1).expand(-1, steps, initial_BXC.shape[1], -1)

@@ -1,0 +1,179 @@
+"""RunConfig: the tree of component configs that is one run, with YAML in and out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, model_validator
+
+from ups.core.errors import ConfigError
+from ups.core.runtime import RuntimeConfig
+from ups.core.schema import Schema
+from ups.data.task import TaskConfig
+from ups.inference.surrogate import ModelConfig
+from ups.training.loop import LoggingConfig
+from ups.training.stages.operator import OperatorStage
+
+
+class StagesConfig(Schema):
+    """The stages in the order in which they are trained."""
+
+    operator: OperatorStage.Config = Field(default_factory=OperatorStage.Config)
+
+
+class RunConfig(ModelConfig):
+    """One run, frozen and complete. The paths of a search space are the paths of this tree."""
+
+    task: TaskConfig
+    stages: StagesConfig = Field(default_factory=StagesConfig)
+    runtime: RuntimeConfig = RuntimeConfig()
+    logging: LoggingConfig = LoggingConfig()
+    provenance: dict[str, Any] | None = None
+    """how a golden config was found and confirmed; does not change the run"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        rollout = self.stages.operator.losses.rollout
+        if self.task.frames is not None and rollout.horizon >= self.task.frames:
+            raise ValueError(
+                f"stages.operator.losses.rollout.horizon must be below task.frames, "
+                f"got {rollout.horizon} and {self.task.frames}"
+            )
+        if self.baseline is not None:
+            if self.stages.operator.losses.needs_latent():
+                raise ValueError("a baseline has no latent: its inverse loss weights must be 0")
+            if self.inference.rollout == "latent":
+                raise ValueError("a baseline has no latent: inference.rollout must be reencode")
+        return self
+
+
+def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """A config file, or the bare name of a shipped one, with `include`s resolved and `overrides` applied.
+
+    Raises:
+        ConfigError: missing or unreadable file, a cycle of includes, an unknown key, a refused value.
+    """
+    path = find_shipped(str(source), "configs")
+    data = read_yaml(path)
+    try:
+        config = RunConfig.parse(data)
+        return config.override(overrides) if overrides else config
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def find_shipped(name: str, folder: str) -> Path:
+    """A path as given if it exists; else the shipped file of that bare name in `folder` (a checkout's comes first).
+
+    Raises:
+        ConfigError: neither exists; the message lists what is shipped.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = resources.files("ups") / "shipped" / folder
+    places = [Path(folder), Path(__file__).parent.parent / folder, Path(str(packaged))]
+    shipped = [file for place in places if place.is_dir() for file in sorted(place.rglob("*.yaml"))]
+    for file in shipped:
+        if name in (file.stem, file.name):
+            return file
+    names = ", ".join(dict.fromkeys(file.stem for file in shipped)) or "none"
+    raise ConfigError(f"{name}: no such file, and no shipped one of that name (there are: {names})")
+
+
+def read_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping of a YAML file, merged over the file that its `include` names (relative to it).
+
+    Raises:
+        ConfigError: unreadable, not a mapping, or a cycle of includes.
+    """
+    path = path.resolve()
+    if path in including:
+        chain = " -> ".join(file.name for file in (*including, path))
+        raise ConfigError(f"include: cycle {chain}")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
+    parent = data.pop("include", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: include: expected the name of one YAML file, got {parent!r}")
+    if not (path.parent / parent).is_file():
+        raise ConfigError(f"{path}: include: no such file {parent}")
+    return _merge(read_yaml(path.parent / parent, (*including, path)), data)
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """`path=value` words as a mapping; values are YAML.
+
+    Raises:
+        ConfigError: a word without `=`, or a value that is not YAML.
+    """
+    values: dict[str, Any] = {}
+    for word in assignments:
+        path, equals, text = word.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"{word}: expected path=value, such as latent.tokens=32")
+        try:
+            values[path] = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError:
+            raise ConfigError(f"{path}: not a YAML value, got {text!r}") from None
+    return values
+
+
+def dump_yaml(config: Schema) -> str:
+    """Complete YAML that loads to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def diff(a: Schema, b: Schema) -> dict[str, tuple[Any, Any]]:
+    """Leaf paths whose values differ, with both values; a key that only one side has reads as `absent`."""
+    left, right = a.flat(), b.flat()
+    paths = [*left, *(path for path in right if path not in left)]
+    pairs = {path: (left.get(path, "absent"), right.get(path, "absent")) for path in paths}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number (YAML 1.2) and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_FLOAT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+for _first in "-+0123456789.":
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _FLOAT))
+
+
+def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`change` over `base`; a mapping that chooses another `kind` replaces the base's mapping."""
+    merged = dict(base)
+    for key, value in change.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            other_kind = "kind" in value and value["kind"] != below.get("kind")
+            merged[key] = dict(value) if other_kind else _merge(below, value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,143 @@
+"""Scoring a run on every trajectory of a file that it was not trained on. B batch, T frames, X cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ups.core.errors import DataError, UserError
+from ups.core.types import Predictor
+from ups.data.pdebench import FileInfo, inspect
+from ups.data.task import load_file
+from ups.evaluation.evaluate import Report, batches, evaluate
+
+_CLOSE = 1e-4
+"""relative; spacings are read from float32 coordinates"""
+
+
+def evaluate_file(
+    predictor: Predictor, path: str | Path, trained_on: Sequence[str] = (), cache: Path | None = None
+) -> Report:
+    """All metrics on every trajectory of a file of the same family, at the run's own frame and cell spacing.
+
+    Frames are compared where both fall on the same time. A second row, `zero_shot`, has the file's own cells
+    where those are finer and the predictor can be put on another grid. Where no stride of the file gives the run's
+    cells, the file's own cells are the only row.
+
+    Args:
+        trained_on: the run's own files; that `path` is one of them is flagged.
+        cache: folder of reduced arrays, see `load_task`.
+
+    Raises:
+        DataError: the file cannot be read, or is of another equation or another size of domain.
+        UserError: neither frame spacing is a multiple of the other, or the predictor does not fit the file's grid.
+    """
+    spec = predictor.spec
+    info = inspect(path)
+    if not math.isclose(info.length, spec.length, rel_tol=_CLOSE):
+        raise DataError(f"{path}: the domain must have the run's length {spec.length:g}, got {info.length:g}")
+    time_stride, run_steps = _coinciding(info, spec.dt)
+    stride = _whole(spec.dx / info.dx)
+    fits = stride is not None and info.cells[0] % stride == 0
+
+    main = _row(predictor, info, stride if fits and stride else 1, time_stride, run_steps, cache)
+    if any(Path(name).resolve() == Path(path).resolve() for name in trained_on):
+        note = "trajectories that the run was trained on are among these; its test split is scored without --data"
+        main = replace(main, notes=(note, *main.notes))
+    if not fits or stride == 1:
+        return main
+    try:
+        return replace(main, zero_shot=_row(predictor, info, 1, time_stride, run_steps, cache))
+    except _NoSuchGrid as error:
+        return replace(main, notes=(*main.notes, f"no row at the file's own {info.cells[0]} cells: {error}"))
+
+
+class EveryNth(nn.Module):
+    """A predictor seen after every `steps` of its own steps."""
+
+    def __init__(self, predictor: Predictor, steps: int) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.steps = steps
+        self.spec = replace(predictor.spec, dt=predictor.spec.dt * steps)
+        self.has_latent = getattr(predictor, "has_latent", False)
+        self.num_parameters = getattr(predictor, "num_parameters", 0)
+
+    def rollout(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None = None) -> Tensor:
+        """Every `self.steps`-th of the predictor's own frames, (B, steps, X, C)."""
+        own_BTXC = self.predictor.rollout(initial_BXC, parameters_BP, steps * self.steps, mode)
+        return own_BTXC[:, self.steps - 1 :: self.steps]
+
+
+def on_cells(predictor: Predictor, cells: int) -> Predictor:
+    """The predictor on a grid of another number of cells.
+
+    Raises:
+        UserError: it has a fixed grid.
+    """
+    if predictor.spec.cells == (cells,):
+        return predictor
+    with_cells = getattr(predictor, "with_cells", None)
+    if with_cells is None:
+        raise _NoSuchGrid(f"{type(predictor).__name__} has a fixed grid of {predictor.spec.cells[0]} cells")
+    try:
+        return with_cells(cells)
+    except UserError as error:
+        raise _NoSuchGrid(str(error)) from None
+
+
+class _NoSuchGrid(UserError):
+    pass
+
+
+def _row(
+    predictor: Predictor, info: FileInfo, stride: int, time_stride: int, run_steps: int, cache: Path | None
+) -> Report:
+    run = predictor.spec
+    predictor = on_cells(predictor, info.cells[0] // stride)
+    spec, trajectories = load_file(info.path, run.equation, space_stride=stride, time_stride=time_stride, cache=cache)
+    training = sorted({float(f"{value:.6g}") for value in getattr(predictor, "training_parameters", ())})
+    here = float(trajectories.parameters_SP[0, 0])
+    extrapolates = bool(training) and not any(math.isclose(here, seen, rel_tol=_CLOSE) for seen in training)
+    notes = list(info.notes)
+    if extrapolates:
+        seen = ", ".join(f"{value:g}" for value in training)
+        notes.append(f"extrapolation: {spec.parameter_names[0]} is {here:.6g}, the run was trained on {seen}")
+    if spec.cells != run.cells:
+        notes.append(f"zero-shot: {spec.cells[0]} cells, the run was trained on {run.cells[0]}")
+    if run_steps > 1:
+        notes.append(f"one step of this table is {run_steps} steps of the run: the file's frames are that far apart")
+        predictor = EveryNth(predictor, run_steps)
+    protocol = {
+        "files": [str(info.path)],
+        "split": None,
+        "space_stride": stride,
+        "time_stride": time_stride,
+        "run_dt": run.dt,
+        "run_cells": run.cells[0],
+        "training_parameters": training,
+        "extrapolation": extrapolates,
+    }
+    report = evaluate(predictor, batches(trajectories), protocol)
+    return replace(report, notes=(*notes, *report.notes))
+
+
+def _coinciding(info: FileInfo, run_dt: float) -> tuple[int, int]:
+    """(stride over the file's frames, steps of the run) between two frames that both have."""
+    stride, steps = _whole(run_dt / info.dt), _whole(info.dt / run_dt)
+    if stride is None and steps is None:
+        raise UserError(
+            f"{info.path}: the frame spacing must be a multiple or a divisor of the run's dt {run_dt:g}, "
+            f"got {info.dt:g}"
+        )
+    return stride or 1, steps or 1
+
+
+def _whole(ratio: float) -> int | None:
+    """The ratio as a whole number of at least 1, None if it is not one."""
+    nearest = round(ratio)
+    return nearest if nearest >= 1 and math.isclose(ratio, nearest, rel_tol=_CLOSE) else None

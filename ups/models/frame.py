@@ -1,0 +1,59 @@
+"""The canonical frame: exact symmetries of the equation, taken out before a model and put back after it.
+
+B batch, T frames, X cells, C channels. Amplitude, Galilean velocity and mean are facts of a sample's first frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ups.core.physics import EQUATIONS, spectral_shift
+from ups.core.types import FieldSpec
+
+
+@dataclass(frozen=True)
+class CanonicalFrame:
+    """Maps physical windows to co-moving ones with zero mean, and back.
+
+    With `galilean` the mean m of the first frame is subtracted and its advection undone: v(x, t) = u(x + m t, t) - m
+    solves the same Burgers equation, keeps zero mean, and putting m back conserves mass exactly.
+    """
+
+    spec: FieldSpec
+    symmetry: str
+
+    @property
+    def subtracts_mean(self) -> bool:
+        return self.symmetry == "auto" and EQUATIONS[self.spec.equation].conserves_mean
+
+    @property
+    def moves(self) -> bool:
+        return self.symmetry == "auto" and EQUATIONS[self.spec.equation].galilean
+
+    @property
+    def scales(self) -> bool:
+        return self.symmetry == "auto" and EQUATIONS[self.spec.equation].amplitude
+
+    def mean(self, initial_BXC: Tensor) -> Tensor:
+        """The conserved mean (B, 1, 1, C), zero where the frame does not take it out."""
+        mean = initial_BXC.mean(1)[:, None, None]
+        return mean if self.subtracts_mean else torch.zeros_like(mean)
+
+    def enter(self, fields_BTXC: Tensor, mean_B11C: Tensor, first: int = 0) -> Tensor:
+        """Physical frames first, first + 1, ... seen in the co-moving frame."""
+        return self._move(fields_BTXC - mean_B11C, mean_B11C, first, direction=-1)
+
+    def leave(self, canonical_BTXC: Tensor, mean_B11C: Tensor, first: int = 0) -> Tensor:
+        """Co-moving frames first, first + 1, ... as the laboratory sees them."""
+        return self._move(canonical_BTXC, mean_B11C, first, direction=1) + mean_B11C
+
+    def _move(self, fields_BTXC: Tensor, mean_B11C: Tensor, first: int, direction: int) -> Tensor:
+        if not self.moves:
+            return fields_BTXC
+        frames = torch.arange(first, first + fields_BTXC.shape[1], device=fields_BTXC.device)
+        distance_BCT = direction * mean_B11C[:, 0, 0, :, None] * frames * self.spec.dt
+        moved_BCTX = spectral_shift(fields_BTXC.permute(0, 3, 1, 2), distance_BCT, self.spec.length)
+        return moved_BCTX.permute(0, 2, 3, 1)

@@ -1,0 +1,165 @@
+"""One run from config to report, in the order in which it happens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ups.config import RunConfig, dump_yaml, load_config
+from ups.core.errors import UserError
+from ups.core.runtime import pick_device, write_atomic
+from ups.core.types import FieldSpec, Progress, Report, RunResult, Status
+from ups.data.normalization import Normalizer
+from ups.data.task import Task, load_task
+from ups.evaluation.evaluate import evaluate_run
+from ups.inference.surrogate import Surrogate, load_surrogate
+from ups.training.loop import StageResult, train_stage
+from ups.training.stages.operator import OperatorStage
+
+RESULT = "result.json"
+
+
+def ignore(progress: Progress) -> None:
+    """The report that goes nowhere."""
+
+
+def train_run(
+    config: RunConfig,
+    out: Path,
+    report: Report = ignore,
+    *,
+    resume: bool = False,
+    evaluate_on: Literal["test", "none"] = "test",
+    task: Task | None = None,
+) -> RunResult:
+    """Train what `config` says into the folder `out`.
+
+    Expected failures (EXPLODED, NOT_FINITE, STALLED, OUT_OF_MEMORY) are a status of the result. With `resume`, a
+    finished run returns its recorded result and an unfinished one goes on from `last`, exactly on one device.
+    What `report` raises passes through and leaves the run resumable.
+
+    Raises:
+        UserError: `out` holds another run, or data and config do not fit.
+    """
+    _open_folder(config, out, resume)
+    if resume and (out / RESULT).is_file():
+        return load_result(out)
+    task = task or load_task(config.task)
+    device = pick_device(config.runtime.device)
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    surrogate = build_run_surrogate(config, task).to(device)
+    write_atomic(out / "split.json", json.dumps(task.manifest).encode())
+    stage = OperatorStage(config.stages.operator, surrogate, task, config.runtime)
+    with open(out / "progress.jsonl", "a", encoding="utf-8") as lines:
+        trained = train_stage(
+            stage,
+            folder=out / "checkpoints",
+            facts=_facts(config, surrogate, task),
+            runtime=config.runtime,
+            logging=config.logging,
+            report=_both(_to_lines(lines), report),
+            resume=resume,
+        )
+    if trained.status is Status.COMPLETE and evaluate_on == "test":
+        evaluation = evaluate_run(load_surrogate(out, device=str(device)), task, "test")
+        write_atomic(out / "report.json", json.dumps(evaluation.to_json(), indent=1).encode())
+    return _finish(out, surrogate, trained)
+
+
+def build_run_surrogate(config: RunConfig, task: Task) -> Surrogate:
+    """The untrained model of a run; its weights are determined by `runtime.seed`."""
+    parameters = tuple(sorted({float(value) for value in task.train.parameters_SP[:, 0]}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.runtime.seed)
+        return config.build(task.spec, task.normalizer, parameters)
+
+
+def count_parameters(config: RunConfig, spec: FieldSpec) -> int:
+    """Trainable numbers of a config's model, without allocating it.
+
+    Raises:
+        ConfigError: the model does not fit the task's grid (an INFEASIBLE trial).
+    """
+    unit = Normalizer((0.0,) * spec.channels, (1.0,) * spec.channels)
+    with torch.device("meta"):
+        return config.build(spec, unit, (1.0,)).num_parameters
+
+
+def load_result(folder: Path) -> RunResult:
+    """The recorded outcome of a finished run.
+
+    Raises:
+        UserError: the run has not finished, or this is no run folder.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        raise UserError(f"{folder}: no finished run here ({RESULT} is missing)")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return RunResult(**{**data, "status": Status(data["status"]), "folder": folder})
+
+
+def _open_folder(config: RunConfig, out: Path, resume: bool) -> None:
+    recorded = out / "config.yaml"
+    if recorded.is_file():
+        if not resume:
+            raise UserError(f"{out}: holds a run already; choose another folder or continue it with --resume")
+        if identity(load_config(recorded)) != identity(config):
+            raise UserError(f"{out}: holds a run of another config; choose another folder")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: exists and is not a run folder; choose another folder")
+    write_atomic(recorded, dump_yaml(config).encode())
+
+
+def identity(config: RunConfig) -> str:
+    """Fingerprint of what determines a run's weights: provenance and logging do not enter."""
+    return config.model_copy(
+        update={"provenance": None, "logging": RunConfig.model_fields["logging"].default}
+    ).fingerprint()
+
+
+def _facts(config: RunConfig, surrogate: Surrogate, task: Task) -> dict[str, Any]:
+    """What a checkpoint needs to be a predictor on its own."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "spec": task.spec.to_json(),
+        "normalizer": task.normalizer.to_json(),
+        "training_parameters": list(surrogate.training_parameters),
+        "data": task.fingerprint,
+    }
+
+
+def _finish(out: Path, surrogate: Surrogate, trained: StageResult) -> RunResult:
+    result = RunResult(
+        status=trained.status,
+        reason=trained.reason,
+        score=trained.best,
+        milestones=trained.milestones,
+        seconds=trained.seconds,
+        parameters=surrogate.num_parameters,
+        folder=out,
+    )
+    plain = {**asdict(result), "folder": None}
+    write_atomic(out / RESULT, json.dumps(plain, indent=1).encode())
+    return result
+
+
+def _both(first: Report, second: Report) -> Report:
+    def report(progress: Progress) -> None:
+        first(progress)
+        second(progress)
+
+    return report
+
+
+def _to_lines(stream: Any) -> Report:
+    def report(progress: Progress) -> None:
+        stream.write(json.dumps(asdict(progress)) + "\n")
+        stream.flush()
+
+    return report

@@ -1,0 +1,112 @@
+"""The gradient guard: measures every update before clipping, skips bad ones, and ends a stage that explodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ups.core.schema import Schema
+
+
+class GuardConfig(Schema):
+    """Limits of the unscaled global gradient norm."""
+
+    warn_norm: float = Field(100.0, gt=0)
+    skip_norm: float = Field(1e3, gt=0)
+    explode_norm: float = Field(1e6, gt=0)
+    max_skips: int = Field(20, ge=1)
+    """skipped updates in a row that end the stage"""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GuardConfig:
+        if not self.warn_norm <= self.skip_norm <= self.explode_norm:
+            raise ValueError(
+                "needs warn_norm <= skip_norm <= explode_norm, "
+                f"got {self.warn_norm:g}, {self.skip_norm:g}, {self.explode_norm:g}"
+            )
+        return self
+
+
+class Exploded(Exception):
+    """A stage must end now; the message gives step, norm and the parameter group with the largest share."""
+
+
+@dataclass
+class GradientGuard:
+    """Counts what happened to the gradients of one stage; its state travels in the checkpoint."""
+
+    config: GuardConfig
+    stage: str
+    skipped: int = 0
+    skipped_in_row: int = 0
+    warned: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def check_loss(self, loss: float, step: int) -> None:
+        """Raises Exploded for a training loss that is not finite."""
+        if not math.isfinite(loss):
+            raise Exploded(f"training loss {loss} at step {step} of {self.stage}")
+
+    def admits(self, model: nn.Module, step: int) -> tuple[bool, float]:
+        """Whether the update may be made, and the global norm of its gradient.
+
+        Raises:
+            Exploded: the norm is above `explode_norm`, or this is the `max_skips`-th skip in a row.
+        """
+        named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([grad for _, grad in named]))
+        norm = float(norms.norm())
+        config = self.config
+        if norm > config.explode_norm:
+            raise Exploded(self._describe(norm, step, [name for name, _ in named], norms))
+        if not math.isfinite(norm) or norm > config.skip_norm:
+            self.skipped += 1
+            self.skipped_in_row += 1
+            if self.skipped_in_row >= config.max_skips:
+                culprit = self._describe(norm, step, [name for name, _ in named], norms)
+                raise Exploded(f"{self.skipped_in_row} updates in a row refused; {culprit}")
+            return False, norm
+        self.skipped_in_row = 0
+        if norm > config.warn_norm:
+            self.warned += 1
+            if self.warned == 1:
+                self.warnings.append(f"gradient norm {norm:.3g} at step {step} of {self.stage}")
+        return True, norm
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "warned": self.warned,
+            "warnings": self.warnings,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _describe(self, norm: float, step: int, names: list[str], norms: Tensor) -> str:
+        shares: dict[str, float] = {}
+        for name, value in zip(names, norms.tolist(), strict=True):
+            group = ".".join(name.split(".")[:3])
+            shares[group] = shares.get(group, 0.0) + (value**2 if math.isfinite(value) else math.inf)
+        largest = max(shares, key=lambda group: shares[group])
+        return f"gradient norm {norm:.3g} at step {step} of {self.stage}, largest in {largest}"
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None, per_parameter: bool) -> None:
+    """Scale gradients down to `max_norm`: their global norm, or each parameter's own."""
+    if max_norm is None:
+        return
+    if not per_parameter:
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            nn.utils.clip_grad_norm_([parameter], max_norm)

@@ -1,0 +1,274 @@
+"""The only training loop. A stage says its loss and its score; everything else is here."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.runtime import RuntimeConfig
+from ups.core.schema import Schema
+from ups.core.types import Progress, Report, Status
+from ups.training.guard import Exploded, GradientGuard, GuardConfig, clip_gradients
+from ups.training.optim import EmaConfig, OptimizerConfig, ScheduleConfig
+from ups.training.state import TrainState
+
+
+class StageConfig(Schema):
+    """What every stage has of its own."""
+
+    epochs: int = Field(10, ge=1)
+    windows_per_trajectory: int = Field(4, ge=1)
+    """training windows drawn from each trajectory in an epoch"""
+    time_limit_seconds: float | None = Field(None, gt=0)
+    """ends the stage early; schedule and curricula then follow the larger share of steps and time, so that the
+    stage is complete when it ends. A run with a limit does not repeat bit for bit."""
+    batch_size: int = Field(16, ge=1)
+    accumulation_steps: int = Field(1, ge=1)
+    grad_clip: float | None = Field(1.0, gt=0)
+    grad_clip_per_param: bool = False
+    augment: bool = True
+    """random shifts and reflections where they are exact symmetries of the equation"""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    guard: GuardConfig = GuardConfig()
+    validations: int = Field(8, ge=1)
+    """validation scores are measured at the shares k/validations of the stage; milestones are some of these"""
+
+
+class LoggingConfig(Schema):
+    """How much is written while training. Does not change what is learned."""
+
+    log_every_n_steps: int = Field(20, ge=1)
+    checkpoint_every_n_epochs: int = Field(5, ge=1)
+    """besides the checkpoint at each validation"""
+
+
+class Stage(Protocol):
+    """What the loop asks of a stage."""
+
+    name: str
+    model: nn.Module
+    no_skill: float
+    """score of the constant initial mean on the validation split; worse than this at half time is STALLED"""
+
+    @property
+    def config(self) -> StageConfig: ...
+
+    @property
+    def batches_per_epoch(self) -> int: ...
+
+    def loss(self, index: int, epoch: float, share: float) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the `index`-th batch and its terms."""
+        ...
+
+    def score(self, model: nn.Module) -> float:
+        """Validation rollout_nrmse of `model` as it would be deployed."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageResult:
+    status: Status
+    reason: str
+    best: float | None
+    milestones: dict[str, float]
+    seconds: float
+    steps: int
+    skipped: int
+    warnings: list[str]
+
+
+def train_stage(
+    stage: Stage,
+    *,
+    folder: Path,
+    facts: dict[str, Any],
+    runtime: RuntimeConfig,
+    logging: LoggingConfig,
+    report: Report,
+    resume: bool,
+) -> StageResult:
+    """Train to the end of the stage, or to the status that ends it; `folder` gets `best` and `last`.
+
+    Expected failures are a status of the result; what `report` raises passes through, and `last` stays usable.
+    """
+    guard = GradientGuard(stage.config.guard, stage.name)
+    state = TrainState.start(stage.model, stage.config.optimizer.build(stage.model), guard)
+    last = folder / "last.safetensors"
+    if resume and last.is_file():
+        state.restore(load_checkpoint(last))
+    run = _StageRun(stage, state, folder, facts, runtime, logging, report)
+    try:
+        status, reason = run.to_end()
+    except Exploded as explosion:
+        status, reason = (
+            Status.EXPLODED,
+            f"{explosion}; last rollout_nrmse {_shown(_latest(state.milestones))}",
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        status, reason = Status.OUT_OF_MEMORY, _memory_reason(stage, state.step)
+    return StageResult(
+        status,
+        reason,
+        state.best,
+        dict(state.milestones),
+        state.seconds,
+        state.step,
+        guard.skipped,
+        list(guard.warnings),
+    )
+
+
+@dataclass
+class _StageRun:
+    stage: Stage
+    state: TrainState
+    folder: Path
+    facts: dict[str, Any]
+    runtime: RuntimeConfig
+    logging: LoggingConfig
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.config = self.stage.config
+        self.total = self.config.epochs * self.stage.batches_per_epoch
+        self.device = next(self.stage.model.parameters()).device
+        self._tick = time.perf_counter()
+
+    def share(self) -> float:
+        done = self.state.step / self.total
+        limit = self.config.time_limit_seconds
+        return min(1.0, max(done, self.state.seconds / limit) if limit else done)
+
+    def to_end(self) -> tuple[Status, str]:
+        state = self.state
+        while (share := self.share()) < 1.0:
+            loss, norm, terms = self._step(share)
+            self._lap()
+            if self._validation_is_due():
+                verdict = self._validate(loss, norm, terms)
+                if verdict is not None:
+                    return verdict
+            elif state.step % (self.logging.checkpoint_every_n_epochs * self.stage.batches_per_epoch) == 0:
+                self._save("last")
+            if state.step % self.logging.log_every_n_steps == 0:
+                self.report(self._progress(loss, norm, terms))
+        return Status.COMPLETE, ""
+
+    def _step(self, share: float) -> tuple[float, float, dict[str, float]]:
+        state, config, model = self.state, self.config, self.stage.model
+        epoch = share * config.epochs
+        model.train()
+        bf16 = self.runtime.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            loss, terms = self.stage.loss(state.step, epoch, share)
+        value = float(loss.detach())
+        self.state.guard.check_loss(value, state.step + 1)
+        (loss / config.accumulation_steps).backward()
+        state.step += 1
+        norm = math.nan
+        if state.step % config.accumulation_steps == 0 or state.step == self.total:
+            admitted, norm = state.guard.admits(model, state.step)
+            if admitted:
+                clip_gradients(model.parameters(), config.grad_clip, config.grad_clip_per_param)
+                for group in state.optimizer.param_groups:
+                    group["lr"] = config.optimizer.lr * config.schedule.factor(share)
+                state.optimizer.step()
+                state.updates += 1
+                state.update_ema(config.ema.at(state.updates))
+            state.optimizer.zero_grad(set_to_none=True)
+        return value, norm, terms
+
+    def _validation_is_due(self) -> bool:
+        return self._reached() > len(self.state.milestones)
+
+    def _reached(self) -> int:
+        return math.floor(self.share() * self.config.validations + 1e-9)
+
+    def _validate(self, loss: float, norm: float, terms: dict[str, float]) -> tuple[Status, str] | None:
+        state = self.state
+        score = self.stage.score(state.ema)
+        self._lap()
+        finite = math.isfinite(score)
+        if finite and (state.best is None or score < state.best):
+            state.best = score
+            self._save("best")
+        # a long step may pass several marks of a time limit at once: they share this measurement
+        for k in range(len(state.milestones) + 1, self._reached() + 1):
+            state.milestones[f"{self.stage.name}:{k / self.config.validations:g}"] = score if finite else math.inf
+        if not finite:
+            return (
+                Status.NOT_FINITE,
+                f"validation rollout_nrmse is not finite at step {state.step} of {self.stage.name}",
+            )
+        self._save("last")
+        self.report(self._progress(loss, norm, terms, score))
+        self._tick = time.perf_counter()
+        if self.share() >= 0.5 and state.best is not None and state.best >= self.stage.no_skill:
+            return Status.STALLED, (
+                f"best rollout_nrmse {_shown(state.best)} at {self.share():.0%} of {self.stage.name} is not below "
+                f"the constant initial mean's {_shown(self.stage.no_skill)}"
+            )
+        return None
+
+    def _progress(self, loss: float, norm: float, terms: dict[str, float], score: float | None = None) -> Progress:
+        share = self.share()
+        if score is not None:
+            share = self._reached() / self.config.validations
+        return Progress(
+            stage=self.stage.name,
+            step=self.state.step,
+            total_steps=self.total,
+            share=share,
+            epoch=self.state.step // self.stage.batches_per_epoch,
+            train_loss=loss,
+            grad_norm=norm,
+            seconds=self.state.seconds,
+            score=score,
+            detail=terms,
+        )
+
+    def _lap(self) -> None:
+        now = time.perf_counter()
+        self.state.seconds += now - self._tick
+        self._tick = now
+
+    def _save(self, name: str) -> None:
+        """`best` holds the averaged weights alone, under the model's names; `last` holds all of the state."""
+        path = self.folder / f"{name}.safetensors"
+        if name == "best":
+            tensors = {f"model.{key}": value for key, value in self.state.ema.state_dict().items()}
+            facts = self.facts | {"step": self.state.step, "score": self.state.best}
+            save_checkpoint(path, Checkpoint(tensors, facts))
+        else:
+            save_checkpoint(path, self.state.to_checkpoint(self.facts))
+
+
+def _latest(milestones: dict[str, float]) -> float | None:
+    return list(milestones.values())[-1] if milestones else None
+
+
+def _shown(score: float | None) -> str:
+    return "not measured yet" if score is None else f"{score:.4g}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _memory_reason(stage: Stage, step: int) -> str:
+    peak = ""
+    if torch.cuda.is_available():
+        peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the device"
+    return f"out of memory at step {step + 1} of {stage.name} with batch_size {stage.config.batch_size}{peak}"
