@@ -168,19 +168,24 @@ def test_conditioning_reaches_the_prediction() -> None:
     assert (thick - surrogate.rollout(start, PARAMETERS, 1)).abs().max() > 1e-3
 
 
-# a random grid decoder has waves that 32 cells cannot show, so it is asked for the finer grid alone
 @pytest.mark.parametrize(
     ("decoder", "cells"), [(KINDS[0], 128), (KINDS[1], 32), (KINDS[1], 128), (KINDS[2], 32)], ids=str
 )
 def test_other_grids_see_the_same_prediction(decoder: dict[str, Any], cells: int) -> None:
     """A smooth field on another grid of the same first point gives the same values where both have points."""
-    surrogate = scramble(build(decoder=decoder))
-    start = smooth_fields(mean=0.0)
-    fine = torch.fft.irfft(torch.fft.rfft(start, dim=1), n=128, dim=1) * 2 if cells == 128 else start[:, ::2]
-    one = surrogate.rollout(start, PARAMETERS, 1)
-    other = surrogate.with_cells(cells).rollout(fine, PARAMETERS, 1)
-    common = (other[:, :, ::2], one) if cells == 128 else (other, one[:, :, ::2])
-    assert (common[0] - common[1]).square().mean().sqrt() < 0.1 * (one[:, 0] - start).square().mean().sqrt() + 1e-3
+    surrogate = scramble(build(decoder=decoder, symmetry="none"))
+    start = smooth_fields()
+    other_start = torch.fft.irfft(torch.fft.rfft(start, dim=1), n=128, dim=1) * 2 if cells == 128 else start[:, ::2]
+    change = surrogate.rollout(start, PARAMETERS, 1)[:, 0] - start
+    other = surrogate.with_cells(cells).rollout(other_start, PARAMETERS, 1)[:, 0] - other_start
+    if decoder["kind"] == "grid":
+        # interpolation leaves the shortest wave out, whose phase between the cells is not known
+        spectrum = torch.fft.rfft(change, dim=1)
+        spectrum[:, -1] = 0
+        change = torch.fft.irfft(spectrum, n=64, dim=1)
+    common = (other[:, ::2], change) if cells == 128 else (other, change[:, ::2])
+    torch.testing.assert_close(*common, atol=1e-4, rtol=1e-3)
+    assert change.abs().max() > 1e-2
 
 
 def test_anypoint_field_is_continuous_in_the_point() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +22,9 @@ class ForwardLossConfig(Schema):
 class LossesConfig(Schema):
     """Weights and curricula of the operator stage's terms."""
 
+    error: Literal["nrmse", "relative_mse"] = "nrmse"
+    """what forward and rollout terms average: the root of each frame's relative mean square, which is the score's own
+    measure and learns faster (benchmarks/RESULTS.md), or the relative mean square itself"""
     forward: ForwardLossConfig = ForwardLossConfig()
     rollout: RolloutLossConfig = RolloutLossConfig()
     inverse_encoding: InverseLossConfig = InverseLossConfig()
@@ -58,6 +63,9 @@ def operator_loss(
     floor = (0.01 * torch.tensor(surrogate.normalizer.std, device=start.device)).square().mean()
     # mean square of v + m with zero-mean v: what nRMSE divides by
     error_Bh = relative_error(predicted, truth, floor + mean.square().mean((2, 3)))
+    if losses.error == "nrmse":
+        # the derivative of the root is infinite at a perfect prediction, such as a field that no longer changes
+        error_Bh = (error_Bh + 1e-12).sqrt()
     terms = {"forward": error_Bh[:, 0].mean()}
     total = losses.forward.weight * terms["forward"]
     if steps > 1:

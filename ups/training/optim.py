@@ -26,7 +26,7 @@ class OptimizerConfig(Schema):
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, self.beta2))
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, self.beta2), fused=True)
 
 
 class ScheduleConfig(Schema):
