@@ -69,6 +69,12 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str, message: str) -> None
     assert "\n" not in str(error.value)
 
 
+def test_a_section_without_kind_is_of_the_default_kind(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(BASE.replace("kind: grid, ", ""))
+    assert load_config(path).decoder.kind == "grid"
+
+
 def test_longer_cycle_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("include: b.yaml\n")
     (tmp_path / "b.yaml").write_text("include: a.yaml\n")

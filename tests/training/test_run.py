@@ -51,11 +51,13 @@ def test_a_run_learns_and_leaves_a_predictor(config: RunConfig, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("stop_at", [0.25, 0.75])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, 3])
 def test_resume_is_exact(config: RunConfig, tmp_path: Path, stop_at: float, accumulation: int) -> None:
     config = config.override(
         {
             "stages.operator.accumulation_steps": accumulation,
+            "stages.operator.epochs": 7,
+            "stages.operator.optimizer.lr": 5e-3,
             "stages.operator.losses.inverse_decoding.weight": 0.1,
             "logging.log_every_n_steps": 1,
         }
@@ -245,6 +247,17 @@ def test_damaged_checkpoints_are_one_line(config: RunConfig, tmp_path: Path) -> 
         load_surrogate(tmp_path)
     with pytest.raises(DataError, match="no such checkpoint"):
         load_surrogate(tmp_path / "nowhere")
+
+
+def test_records_are_strict_json(config: RunConfig, tmp_path: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    change = {"stages.operator.accumulation_steps": 3, "logging.log_every_n_steps": 1}
+    train_run(config.override(change), tmp_path, evaluate_on="none")
+    for line in (tmp_path / "progress.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    json.loads((tmp_path / "result.json").read_text(), parse_constant=refuse)
 
 
 def test_count_parameters_allocates_nothing_and_agrees(config: RunConfig) -> None:

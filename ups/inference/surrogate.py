@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ups.baselines.fno import Fno
@@ -151,6 +152,11 @@ class ModelConfig(Schema):
     baseline: Fno.Config | None = None
     """when given, this field-space model is trained instead of encoder, operator and decoder"""
     inference: InferenceConfig = InferenceConfig()
+
+    @field_validator("decoder", mode="before")
+    @classmethod
+    def _default_kind(cls, value: Any) -> Any:
+        return {"kind": "grid", **value} if isinstance(value, Mapping) else value
 
     def build(self, spec: FieldSpec, normalizer: Normalizer, training_parameters: tuple[float, ...]) -> Surrogate:
         """The untrained predictor.

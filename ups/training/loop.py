@@ -154,19 +154,19 @@ class _StageRun:
     def to_end(self) -> tuple[Status, str]:
         state = self.state
         while (share := self.share()) < 1.0:
-            loss, norm, terms = self._step(share)
+            loss, terms = self._step(share)
             self._lap()
             if self._validation_is_due():
-                verdict = self._validate(loss, norm, terms)
+                verdict = self._validate(loss, terms)
                 if verdict is not None:
                     return verdict
             elif state.step % (self.logging.checkpoint_every_n_epochs * self.stage.batches_per_epoch) == 0:
                 self._save("last")
             if state.step % self.logging.log_every_n_steps == 0:
-                self.report(self._progress(loss, norm, terms))
+                self.report(self._progress(loss, terms))
         return Status.COMPLETE, ""
 
-    def _step(self, share: float) -> tuple[float, float, dict[str, float]]:
+    def _step(self, share: float) -> tuple[float, dict[str, float]]:
         state, config, model = self.state, self.config, self.stage.model
         epoch = share * config.epochs
         model.train()
@@ -177,9 +177,10 @@ class _StageRun:
         self.state.guard.check_loss(value, state.step + 1)
         (loss / config.accumulation_steps).backward()
         state.step += 1
-        norm = math.nan
-        if state.step % config.accumulation_steps == 0 or state.step == self.total:
+        if state.step % config.accumulation_steps == 0 or self.share() >= 1.0:
             admitted, norm = state.guard.admits(model, state.step)
+            # a norm that is not finite was counted by the guard; the last finite one is what can be shown
+            state.gradient_norm = norm if math.isfinite(norm) else state.gradient_norm
             if admitted:
                 clip_gradients(model.parameters(), config.grad_clip, config.grad_clip_per_param)
                 for group in state.optimizer.param_groups:
@@ -188,7 +189,7 @@ class _StageRun:
                 state.updates += 1
                 state.update_ema(config.ema.at(state.updates))
             state.optimizer.zero_grad(set_to_none=True)
-        return value, norm, terms
+        return value, terms
 
     def _validation_is_due(self) -> bool:
         return self._reached() > len(self.state.milestones)
@@ -196,24 +197,21 @@ class _StageRun:
     def _reached(self) -> int:
         return math.floor(self.share() * self.config.validations + 1e-9)
 
-    def _validate(self, loss: float, norm: float, terms: dict[str, float]) -> tuple[Status, str] | None:
+    def _validate(self, loss: float, terms: dict[str, float]) -> tuple[Status, str] | None:
         state = self.state
         score = self.stage.score(state.ema)
         self._lap()
-        finite = math.isfinite(score)
-        if finite and (state.best is None or score < state.best):
+        if not math.isfinite(score):
+            reason = f"validation rollout_nrmse is not finite at step {state.step} of {self.stage.name}"
+            return Status.NOT_FINITE, reason
+        if state.best is None or score < state.best:
             state.best = score
             self._save("best")
         # a long step may pass several marks of a time limit at once: they share this measurement
         for k in range(len(state.milestones) + 1, self._reached() + 1):
-            state.milestones[f"{self.stage.name}:{k / self.config.validations:g}"] = score if finite else math.inf
-        if not finite:
-            return (
-                Status.NOT_FINITE,
-                f"validation rollout_nrmse is not finite at step {state.step} of {self.stage.name}",
-            )
+            state.milestones[f"{self.stage.name}:{k / self.config.validations:g}"] = score
         self._save("last")
-        self.report(self._progress(loss, norm, terms, score))
+        self.report(self._progress(loss, terms, score))
         self._tick = time.perf_counter()
         if self.share() >= 0.5 and state.best is not None and state.best >= self.stage.no_skill:
             return Status.STALLED, (
@@ -222,7 +220,7 @@ class _StageRun:
             )
         return None
 
-    def _progress(self, loss: float, norm: float, terms: dict[str, float], score: float | None = None) -> Progress:
+    def _progress(self, loss: float, terms: dict[str, float], score: float | None = None) -> Progress:
         share = self.share()
         if score is not None:
             share = self._reached() / self.config.validations
@@ -233,7 +231,7 @@ class _StageRun:
             share=share,
             epoch=self.state.step // self.stage.batches_per_epoch,
             train_loss=loss,
-            grad_norm=norm,
+            grad_norm=self.state.gradient_norm,
             seconds=self.state.seconds,
             score=score,
             detail=terms,

@@ -23,8 +23,7 @@ class LossesConfig(Schema):
     """Weights and curricula of the operator stage's terms."""
 
     error: Literal["nrmse", "relative_mse"] = "nrmse"
-    """what forward and rollout terms average: the root of each frame's relative mean square, which is the score's own
-    measure and learns faster (benchmarks/RESULTS.md), or the relative mean square itself"""
+    """what forward and rollout terms average over samples and frames: nRMSE as the score does, or its square"""
     forward: ForwardLossConfig = ForwardLossConfig()
     rollout: RolloutLossConfig = RolloutLossConfig()
     inverse_encoding: InverseLossConfig = InverseLossConfig()

@@ -24,6 +24,8 @@ class TrainState:
     step: int = 0
     updates: int = 0
     seconds: float = 0.0
+    gradient_norm: float = 0.0
+    """of the latest update"""
     best: float | None = None
     milestones: dict[str, float] = field(default_factory=dict)
 
@@ -42,12 +44,17 @@ class TrainState:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer),
+            # a checkpoint may fall between the batches of one accumulated update
+            "gradient": {
+                name: parameter.grad for name, parameter in self.model.named_parameters() if parameter.grad is not None
+            },
         }
         tensors = {f"{part}.{name}": value for part, named in parts.items() for name, value in named.items()}
         counters = {
             "step": self.step,
             "updates": self.updates,
             "seconds": self.seconds,
+            "gradient_norm": self.gradient_norm,
             "best": self.best,
             "milestones": self.milestones,
             "guard": self.guard.state(),
@@ -58,6 +65,9 @@ class TrainState:
         self.model.load_state_dict(checkpoint.group("model"))
         self.ema.load_state_dict(checkpoint.group("ema"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))
+        gradients = checkpoint.group("gradient")
+        for name, parameter in self.model.named_parameters():
+            parameter.grad = gradients[name].to(parameter) if name in gradients else None
         counters = dict(checkpoint.facts["state"])
         self.guard.restore(counters.pop("guard"))
         for name, value in counters.items():

@@ -1,0 +1,284 @@
+"""The page of a study: complete, self-contained, safe, and there whatever the study looks like."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tune import report
+from tune.report import diverged_shares, render, write_report
+from tune.space import SearchConfig
+from tune.study import Plan, StudyFolder, TrialRecord
+from ups.config import RunConfig
+from ups.core.errors import UserError
+from ups.core.types import Status
+
+HOSTILE = "<script>alert('x')</script> & \"quotes\" </title></svg>"
+LR, KIND = "stages.operator.optimizer.lr", "operator.mixer"
+BASE = RunConfig.parse(
+    {"task": {"equation": "burgers", "files": ["data/a.h5"], "train": 8, "validation": 2, "test": 4}}
+)
+SEARCH = SearchConfig.parse(
+    {
+        "base": "configs/base.yaml",
+        "space": {
+            LR: {"float": [1e-5, 1.0], "log": True},
+            KIND: {"choice": ["attention", "conv"]},
+            "operator.depth": {"int": [1, 4], "when": {KIND: "conv"}},
+        },
+    }
+)
+SECTIONS = (
+    "Summary",
+    "Best trials",
+    "Course of the search",
+    "Score against each parameter",
+    "Trials that did not run to the end",
+    "Confirmation",
+    "What was searched",
+)
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that every tag is closed in order, and gathers what a reader meets."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.headings, self.attributes, self.texts, self.tags = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> is out of order"
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+
+def trial(number, score, state=Status.COMPLETE, reason="", params=None, milestones=None, origin="sampled"):
+    chosen = {LR: 10.0 ** -(number % 5), KIND: "attention"} if params is None else params
+    curve = {"operator:0.25": 0.9, "operator:0.5": 0.5} if milestones is None else milestones
+    return TrialRecord(number, state, score, reason, chosen, 12.0, (), curve, 1234, origin)
+
+
+TRIALS = (
+    trial(0, 0.4, params={}, origin="base"),
+    trial(1, 0.2, milestones={"operator:0.5": 0.3, "operator:1": 0.2}),
+    trial(2, None, Status.EXPLODED, f"gradient norm 6e10 {HOSTILE}", milestones={}),
+    trial(3, 0.6, Status.PRUNED, "worse than 33 % at operator:0.25"),
+    trial(4, 0.05, params={LR: 0.001, KIND: "conv", "operator.depth": 3}),
+    trial(5, None, Status.NOT_FINITE, "", milestones={"operator:0.25": float("inf")}),
+    trial(6, None, Status.RUNNING, "", milestones={}),
+)
+
+
+def run(seed, score, name, status="COMPLETE"):
+    return {"seed": seed, "status": status, "score": score, "reason": "", "folder": f"{name}-s{seed}"}
+
+
+PROMOTION = {
+    "confirmed": True,
+    "verdict": "confirmed: trial 4 beats the base",
+    "winner": "trial 4",
+    "reference": "base",
+    "seeds": [11, 12],
+    "contenders": [
+        {
+            "name": "trial 4",
+            "search_score": 0.05,
+            "mean_score": 0.055,
+            "changed": {LR: {"base": 0.01, "here": 0.001}},
+            "runs": [run(11, 0.05, "trial4"), run(12, 0.06, "trial4")],
+        },
+        {
+            "name": "base",
+            "search_score": None,
+            "mean_score": None,
+            "changed": {},
+            "runs": [run(11, 0.4, "base"), run(12, None, "base", "EXPLODED")],
+        },
+    ],
+    "comparison": {"improvement": 0.35, "low": 0.3, "high": 0.4, "per_seed": [0.34, 0.36], "trajectories": 9},
+    "test": {"trial 4": {"11": 0.06, "12": 0.07}, "base": {"11": 0.41, "12": None}},
+    "noise_floor": {"validation": None, "test": 0.01},
+    "test_reads": {"in_this_study": 1, "total": 3},
+}
+CURVES = {
+    "time": [0.05, 0.1, 0.15],
+    "nrmse": [0.01, 0.02, None],
+    "persistence_rollout_nrmse": [0.1, 0.3, 0.9],
+    "mean_rollout_nrmse": [0.99, 0.98, 0.97],
+}
+
+
+def study(tmp_path, trials=TRIALS):
+    return StudyFolder(tmp_path, SEARCH, BASE, tuple(trials))
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A study with everything: all kinds of trials, a promotion, the winner's test report."""
+    folder = tmp_path / "confirm" / "trial4-s11"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps({"curves": CURVES}))
+    return study(tmp_path)
+
+
+def test_every_section_is_there(full):
+    page = Page(render(full, PROMOTION))
+    assert tuple(page.headings) == SECTIONS
+    for expected in (
+        "trial 4, validation rollout_nrmse",
+        "the best is -88% against it",
+        "7 of 20",
+        "gradient norm 6e10",
+        "worse than 33 % at operator:0.25",
+        "confirmed: trial 4 beats the base",
+        "Improvement on test 0.35, 95 % interval 0.3 to 0.4 over 2 seeds and 9 trajectories",
+        "The test split was read 3 time(s)",
+        "Error over time on test",
+        "persistence (nothing changes)",
+        "constant initial mean",
+        "Learning curves",
+        "milestone",
+        "Best score over core-seconds",
+        "1,234",
+    ):
+        assert expected in page.text, expected
+
+
+def test_each_parameter_has_a_chart(full):
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", render(full, None))
+    assert {LR, KIND, "operator.depth"} <= set(captions)
+
+
+def test_what_comes_from_files_is_escaped(full):
+    name = "<b>trial</b>"
+    promotion = {**PROMOTION, "verdict": HOSTILE, "winner": name, "reference": name, "test": {name: {"11": 0.1}}}
+    promotion["contenders"] = [
+        {**PROMOTION["contenders"][0], "name": name, "changed": {HOSTILE: {"base": 1, "here": 2}}}
+    ]
+    page = render(full, promotion)
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "alert(" in Page(page).text, "the words themselves are shown"
+
+
+def test_nothing_is_loaded_from_elsewhere(full):
+    text = render(full, PROMOTION)
+    page = Page(text)
+    assert not {"script", "link", "iframe", "img", "object", "base"} & {tag for tag, _ in page.tags}
+    assert not [
+        name for name, _ in page.attributes if name in ("src", "href", "xlink:href", "srcset") or name[:2] == "on"
+    ]
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_charts_can_be_read_out(full):
+    page = Page(render(full, PROMOTION))
+    charts = [attributes for tag, attributes in page.tags if tag == "svg" and "aria-hidden" not in attributes]
+    assert len(charts) >= 8
+    assert all(chart["role"] == "img" and len(chart["aria-label"]) > 20 for chart in charts)
+    regions = [attributes for tag, attributes in page.tags if attributes.get("role") == "region"]
+    assert regions
+    assert all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
+    assert dict(page.tags)["html"]["lang"] == "en"
+
+
+def test_marks_lie_inside_their_charts(full):
+    for number in re.findall(r'(?:cx|cy|x1|x2|y1|y2)="([^"]+)"', render(full, PROMOTION)):
+        assert -1 <= float(number) <= 441
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        (),
+        (trial(0, None, Status.EXPLODED, "boom", milestones={}),),
+        tuple(trial(number, None, Status.EXPLODED, "boom", milestones={}) for number in range(6)),
+        (trial(0, 0.3),),
+        tuple(trial(number, 0.3) for number in range(4)),
+        (trial(0, None, Status.INFEASIBLE, "heads", milestones={}), trial(1, 0.0, milestones={"operator:1": 0.0})),
+        (trial(0, 1e12), trial(1, 1e-12)),
+    ],
+    ids=["empty", "one exploded", "all exploded", "one", "all equal", "zero score", "wide range"],
+)
+def test_any_study_renders(tmp_path, trials):
+    text = render(study(tmp_path, trials), None)
+    assert tuple(Page(text).headings) == SECTIONS
+    assert not re.search(r'="[^"]*\b(nan|inf)\b', text), "no coordinate may be lost"
+
+
+def test_all_exploded_study_says_so(tmp_path):
+    trials = [trial(number, None, Status.EXPLODED, "boom", milestones={}) for number in range(6)]
+    text = Page(render(study(tmp_path, trials), None)).text
+    assert "no trial ran to the end" in text
+    assert "100% → 100%" in text
+
+
+def test_promotion_without_a_winner_renders(tmp_path):
+    nothing = {
+        **PROMOTION,
+        "winner": None,
+        "confirmed": False,
+        "verdict": "nothing to promote: no trial ran to the end",
+        "contenders": [],
+        "comparison": None,
+        "test": {},
+        "noise_floor": {},
+        "test_reads": {},
+    }
+    assert "nothing to promote" in Page(render(study(tmp_path), nothing)).text
+
+
+def test_shares_compare_the_halves_of_sampled_trials():
+    states = [Status.EXPLODED, Status.NOT_FINITE, Status.COMPLETE, Status.COMPLETE, Status.EXPLODED, Status.PRUNED]
+    sampled = [trial(number, 0.1, state) for number, state in enumerate(states)]
+    given = trial(9, 0.1, origin="base")
+    idle = trial(10, None, Status.INFEASIBLE)
+    assert diverged_shares([given, idle, *sampled]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert diverged_shares([given]) is None
+
+
+def test_file_is_written_where_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "load_study", lambda path: study(tmp_path))
+    assert write_report(tmp_path) == tmp_path / "report.html"
+    elsewhere = write_report(tmp_path, tmp_path / "new" / "page.html")
+    assert elsewhere.read_text().startswith("<!doctype html>")
+    with pytest.raises(UserError, match="folder"):
+        write_report(tmp_path, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report(tmp_path, tmp_path / "file" / "page.html")
+
+
+def test_study_on_disk_that_has_not_begun(tmp_path):
+    (tmp_path / "study.yaml").write_text(Plan(SEARCH, BASE).to_yaml())
+    page = Page(write_report(tmp_path).read_text())
+    assert "0 of 20" in page.text
+    assert "Nothing was promoted yet." in page.text
+    with pytest.raises(UserError, match="no study here"):
+        write_report(tmp_path / "nowhere")

@@ -1,0 +1,160 @@
+"""What Optuna is told, and that it learns from it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from tune.sampler import NO_SKILL, Proposer
+from tune.study import OpenStudy, load_trials
+from tune.trial import DIVERGED, Outcome
+from ups.core.types import Status
+
+LR = "stages.operator.optimizer.lr"
+
+
+@pytest.fixture
+def open_study(tmp_path, make_plan):
+    opened = []
+
+    def open_(resume=False, **strategy):
+        for study in opened:
+            study.__exit__(None, None, None)
+        opened.append(OpenStudy(tmp_path / "study", make_plan(**strategy), resume=resume))
+        return opened[-1]
+
+    yield open_
+    opened[-1].__exit__(None, None, None)
+
+
+def tell_all(study, *outcomes):
+    proposer = Proposer(study)
+    for outcome in outcomes:
+        proposer.tell(proposer.next().number, outcome)
+    return study.optuna.get_trials()
+
+
+def test_complete_is_complete_and_feasible(open_study):
+    (trial,) = tell_all(open_study(), Outcome(Status.COMPLETE, 0.25))
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.25)
+    assert trial.constraints == {verdict.lower(): 0.0 for verdict in DIVERGED}
+
+
+@pytest.mark.parametrize("verdict", DIVERGED)
+def test_a_verdict_is_complete_with_its_constraint_violated_and_the_worst_score_so_far(open_study, verdict):
+    outcomes = [Outcome(verdict), Outcome(Status.COMPLETE, 0.2), Outcome(Status.COMPLETE, 0.4), Outcome(verdict)]
+    first, *_, last = tell_all(open_study(), *outcomes)
+    assert {first.state, last.state} == {TrialState.COMPLETE}
+    assert (first.value, last.value) == (NO_SKILL, 0.4)
+    assert {name for name, value in last.constraints.items() if value > 0} == {verdict.lower()}
+
+
+def test_every_complete_trial_carries_the_same_constraints(open_study):
+    trials = tell_all(open_study(), Outcome(Status.COMPLETE, 0.3), *(Outcome(verdict) for verdict in DIVERGED))
+    assert len({tuple(trial.constraints) for trial in trials}) == 1
+
+
+@pytest.mark.parametrize("state", [Status.PRUNED, Status.STALLED])
+def test_pruned_is_told_with_its_score_at_its_last_milestone(open_study, state):
+    proposer = Proposer(study := open_study())
+    number = proposer.next().number
+    proposer.report(number, 0, 0.7)
+    proposer.report(number, 1, 0.6)
+    proposer.tell(number, Outcome(state, 0.6))
+    (trial,) = study.optuna.get_trials()
+    assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.PRUNED, 0.6, {0: 0.7, 1: 0.6})
+
+
+def test_stalled_before_the_first_milestone_still_has_a_value(open_study):
+    (trial,) = tell_all(open_study(), Outcome(Status.STALLED, 0.9))
+    assert (trial.state, trial.value) == (TrialState.PRUNED, 0.9)
+
+
+def test_failed_is_fail(open_study):
+    (trial,) = tell_all(open_study(), Outcome(Status.FAILED, reason="boom"))
+    assert (trial.state, trial.value) == (TrialState.FAIL, None)
+
+
+def test_records_come_back_as_they_were_told(open_study):
+    study = open_study()
+    outcome = Outcome(Status.EXPLODED, None, "norm 1e9", {"operator:0.25": 0.7}, 12.5, 1234)
+    tell_all(study, outcome)
+    for record in (study.records()[0], load_trials(study.folder)[0]):
+        assert (record.state, record.score, record.reason) == (Status.EXPLODED, None, "norm 1e9")
+        assert (record.milestones, record.seconds, record.parameters) == ({"operator:0.25": 0.7}, 12.5, 1234)
+        assert (record.origin, record.reused_stages) == ("base", ())
+
+
+def test_the_base_is_trial_zero_then_start_from_and_both_are_protected(base, make_plan, tmp_path):
+    start = base.override({LR: 0.02, "operator.depth": 5})
+    with OpenStudy(tmp_path / "study", make_plan(start_from=(start,)), resume=False) as study:
+        proposer = Proposer(study)
+        first, second, third = (proposer.next() for _ in range(3))
+        assert study.plan.space.config_of(first.params) == base
+        assert study.plan.space.config_of(second.params) == start
+        assert second.params["operator.depth"] == 5
+        assert [trial.protected for trial in (first, second, third)] == [True, True, False]
+        learned = study.optuna.get_trials()[1].params
+        assert learned == {LR: 0.02, "latent.tokens": 64}  # what lies in the space teaches the sampler
+
+
+def test_what_is_proposed_is_a_function_of_the_journal(open_study):
+    outcomes = [Outcome(Status.COMPLETE, 0.5 - 0.01 * number) for number in range(8)]
+    tell_all(open_study(trials=20), *outcomes)
+    expected = [Proposer(study).next().params for study in [open_study(resume=True, trials=20)]]
+    # that trial is unfinished now: it is taken up under the same number, with the same parameters
+    again = Proposer(open_study(resume=True, trials=20)).next()
+    assert (again.number, again.params) == (8, expected[0])
+
+
+def test_parameters_that_a_kill_cut_off_are_drawn_and_those_written_stay(open_study):
+    proposer = Proposer(study := open_study())
+    proposer.tell(proposer.next().number, Outcome(Status.COMPLETE, 0.5))
+    params = proposer.next().params
+    lines = (study.folder / "journal.log").read_text().splitlines(keepends=True)
+    # the last line is the second parameter; half of it was written
+    assert "latent.tokens" in lines[-1]
+    (study.folder / "journal.log").write_text("".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
+    again = Proposer(open_study(resume=True)).next()
+    assert again.number == 1
+    assert again.params[LR] == params[LR]
+    assert again.params["latent.tokens"] in (16, 32, 64)
+
+
+def test_no_more_trials_are_asked_than_wanted_over_resumes(open_study):
+    tell_all(open_study(trials=3), *[Outcome(Status.COMPLETE, 0.5)] * 2)
+    proposer = Proposer(open_study(resume=True, trials=3))
+    assert proposer.next().number == 2
+    assert proposer.next() is None
+
+
+def test_random_and_tpe_differ_only_in_what_they_learn(open_study):
+    proposer = Proposer(open_study(sampler="random", trials=40, seed=3))
+    drawn = [proposer.next().params[LR] for _ in range(40)][1:]
+    assert 1e-4 <= min(drawn) < 1e-3
+    assert 1 < max(drawn) <= 10
+
+
+def test_tpe_learns_to_avoid_what_explodes(open_study):
+    """Good learning rates stand before a cliff, and three fifths of the space lie behind it. As a failure, which is
+    what a search without verdicts would tell, explosions teach nothing."""
+    shares = {}
+    for verdict in (Status.EXPLODED, Status.FAILED):
+        for seed in range(3):
+            study = open_study(resume=False, trials=45, startup_trials=8, seed=seed)
+            proposer, exploded = Proposer(study), []
+            for _ in range(45):
+                trial = proposer.next()
+                rate = trial.params[LR]
+                exploded.append(rate > 1e-2)
+                complete = Outcome(Status.COMPLETE, 0.1 + abs(math.log(rate / 5e-3)))
+                proposer.tell(trial.number, Outcome(verdict) if exploded[-1] else complete)
+            shares.setdefault(verdict, []).append(sum(exploded[-20:]) / 20)
+            study.__exit__(None, None, None)
+            shutil.rmtree(study.folder)
+    assert np.mean(shares[Status.EXPLODED]) < 0.4, shares
+    assert np.mean(shares[Status.EXPLODED]) < np.mean(shares[Status.FAILED]) - 0.2, shares

@@ -1,0 +1,127 @@
+"""A whole search under Ray Tune, on made-up curves."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+
+import pytest
+
+from tune.driver import NoView
+from tune.search import Summary, run_search
+from tune.study import TrialRecord, load_study, run_folder
+from ups.core.types import Status
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+LR = "stages.operator.optimizer.lr"
+
+
+def starts(folder, number):
+    """`resume` of every time the trial was started."""
+    return (folder / "runs" / f"{number:04d}" / "starts").read_text().split()
+
+
+def test_every_trial_of_a_search_ends_where_it_belongs(make_plan, trainer, tmp_path, capfd):
+    def curve(config, k):
+        rate = config.stages.operator.optimizer.lr
+        if config.latent.tokens == 32 and k == 2:
+            raise ZeroDivisionError("tokens\nare cursed")
+        return Status.EXPLODED if rate > 0.1 else abs(math.log(rate / 0.01)) + 1 / k
+
+    folder = tmp_path / "s"
+    summary = run_search(make_plan(trials=24), folder, trainer=trainer(curve))
+    assert [record.number for record in summary.records] == list(range(24))
+    expected = {Status.COMPLETE, Status.PRUNED, Status.EXPLODED, Status.FAILED}
+    assert {record.state for record in summary.records} == expected
+    for record in summary.records:
+        assert (record.state is Status.EXPLODED) == (record.params[LR] > 0.1)
+        assert starts(folder, record.number) == ["False"]
+    assert summary.best.score < summary.base.score
+    assert (summary.best.milestones["operator:1"], summary.best.parameters) == (summary.best.score, 7)
+    # what nobody foresaw fails its trial alone, and its traceback is kept
+    failed = next(record for record in summary.records if record.state is Status.FAILED)
+    traceback = f"runs/{failed.number:04d}/traceback.txt"
+    assert failed.reason == f"ZeroDivisionError: tokens (traceback in {traceback})"
+    assert "are cursed" in (folder / traceback).read_text()
+    # nothing but the study is left, and not a word of Ray
+    assert load_study(folder).trials == summary.records
+    assert sorted(os.listdir(folder)) == [".lock", "journal.log", "runs", "study.yaml", "trials.jsonl"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_killed_worker_is_replaced_until_its_trial_has_killed_four(make_plan, trainer, tmp_path, capfd):
+    marker = tmp_path / "killed"
+
+    def curve(config, k):
+        if config.latent.tokens == 32 or (k == 3 and not marker.exists()):
+            marker.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0.5
+
+    space = {LR: {"float": [1e-3, 1e-2]}, "latent.tokens": {"choice": [32]}}
+    summary = run_search(make_plan(space=space, trials=2), tmp_path / "s", trainer=trainer(curve))
+    base, killer = summary.records
+    assert (base.state, base.milestones["operator:1"]) == (Status.COMPLETE, 0.5)
+    assert (killer.state, killer.reason) == (Status.FAILED, "its process died 4 times")
+    # both are started again as resumes
+    assert starts(tmp_path / "s", 1) == ["False", "True", "True", "True"]
+    assert starts(tmp_path / "s", 0) in (["False", "True"], ["False"])
+    assert capfd.readouterr() == ("", "")
+
+
+class StopAt(NoView):
+    """Ends the search when so many trials have ended, as a signal would."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def ended(self, record, snapshot):
+        if snapshot.ended == self.count:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_search_is_resumed_to_the_number_of_trials_asked_for(make_plan, trainer, tmp_path):
+    plan = make_plan(trials=9, scheduler="none")
+    slow = trainer(lambda config, k: 0.5, seconds=0.1)
+    first = run_search(plan, tmp_path / "s", trainer=slow, view=StopAt(3))
+    assert first.signalled
+    assert first.stop_reason == "interrupted by SIGINT"
+    assert first.count(Status.COMPLETE) == 3
+    interrupted = [record.number for record in first.records if record.state is Status.INTERRUPTED]
+    started = [number for number in interrupted if run_folder(tmp_path / "s", number).exists()]
+    assert 0 < len(interrupted) <= 3
+    second = run_search(plan, tmp_path / "s", trainer=slow, resume=True)
+    assert [record.state for record in second.records] == [Status.COMPLETE] * 9
+    assert second.records[:1] == first.records[:1]
+    for record in first.records:
+        assert len(starts(tmp_path / "s", record.number)) == 1 + (record.number in started)
+        assert second.records[record.number].params == record.params
+    # nothing is left to do
+    began = time.monotonic()
+    assert run_search(plan, tmp_path / "s", trainer=slow, resume=True).records == second.records
+    assert time.monotonic() - began < 1
+
+
+def test_a_spent_time_budget_interrupts_what_runs(make_plan, trainer, tmp_path):
+    plan = make_plan(trials=200, scheduler="none")
+    config = plan.config.override({"budget.time": "3s"})
+    began = time.monotonic()
+    summary = run_search(
+        type(plan)(config, plan.base), tmp_path / "s", trainer=trainer(lambda config, k: 0.5, seconds=0.1)
+    )
+    assert time.monotonic() - began < 30
+    assert summary.stop_reason == "the time budget is spent"
+    assert summary.count(Status.COMPLETE) + summary.count(Status.INTERRUPTED) == len(summary.records) < 200
+
+
+def test_explosion_rates_are_of_sampled_trials_that_trained(tmp_path):
+    def record(number, state, origin="sampled"):
+        return TrialRecord(number, state, None, "", {}, 0.0, (), {}, None, origin)
+
+    states = [Status.EXPLODED, Status.COMPLETE, Status.INFEASIBLE, Status.NOT_FINITE, Status.EXPLODED, Status.PRUNED]
+    records = (record(0, Status.EXPLODED, "base"), *(record(1 + n, state) for n, state in enumerate(states)))
+    summary = Summary(tmp_path, records, 7, 1.0, None, False)
+    assert summary.explosion_rates() == (0.5, 2 / 3)
+    assert Summary(tmp_path, records[:2], 7, 1.0, None, False).explosion_rates() is None

@@ -1,0 +1,225 @@
+"""From a SPACE file to a plan that is known to work: everything that can be refused is refused before Ray starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tune.space import Domain, Scalar, SearchConfig, Space, comparison_operand, holds
+from tune.study import Plan
+from ups.config import RunConfig, diff, find_shipped, load_config, read_yaml
+from ups.core.errors import ConfigError
+from ups.core.schema import unknown_key
+
+_FIXED = ("task", "runtime.seed")
+_FIXED_EVERYWHERE = ("validations",)
+_WITHOUT_EFFECT = ("logging", "provenance", "runtime.device", "runtime.threads")
+_ATTEMPTS = 64
+"""random combinations tried for an end that the base's other values do not go with"""
+
+
+def load_plan_from_space(
+    source: str, overrides: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None
+) -> Plan:
+    """Read and check a SPACE file.
+
+    Args:
+        source: a path, or the bare name of a shipped space.
+        overrides: config path -> value; it holds for the base and for `start_from`, and leaves the space.
+        changes: settings of the search itself by path, such as `strategy.trials`.
+
+    Raises:
+        ConfigError: one line with the path, the value and the rule.
+    """
+    path = find_shipped(source, "search_spaces")
+    try:
+        config = SearchConfig.parse(read_yaml(path))
+        if changes:
+            config = config.override(changes)
+        base = load_config(_find(config.base, path), overrides)
+        config = _without(config, base, overrides or {})
+        check_space(config, base)
+        start_from = tuple(_given(name, path, base, overrides) for name in config.start_from)
+    except ConfigError as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    return Plan(config, base, start_from)
+
+
+def check_space(config: SearchConfig, base: RunConfig) -> None:
+    """Refuse a space that cannot be searched.
+
+    Raises:
+        ConfigError: a path that does not exist or touches the task, a domain with an end that no config takes, a
+            name that is the prefix of another, a `when` on an unknown name or in a circle, a milestone at which
+            no validation falls.
+    """
+    space = Space(config.space, base)
+    for name in space.domains:
+        _check_name(name, space)
+    for name in space.domains:
+        _check_when(name, space)
+    for stage, shares in config.strategy.milestones.items():
+        _check_milestones(stage, shares, space)
+    for name, domain in space.domains.items():
+        if name not in space.switches:
+            _check_ends(name, domain, space)
+
+
+def _check_name(name: str, space: Space) -> None:
+    domain = space.domains[name]
+    for other in space.domains:
+        if other.startswith(f"{name}."):
+            raise ConfigError(f"space.{name}: a name may not be the prefix of another, and there is {other}")
+    if name in space.switches:
+        if not any(name in other.when for other in space.domains.values()):
+            raise ConfigError(f"space.{unknown_key(name, space.known)} (or a switch, if a `when` refers to it)")
+        if domain.choice is None:
+            raise ConfigError(f"space.{name}: a switch of the space is a choice, such as {{choice: [false, true]}}")
+        return
+    if name not in space.known:
+        raise ConfigError(f"space.{unknown_key(name, space.known)}")
+    if _is_below(name, _FIXED) or name.rsplit(".", 1)[-1] in _FIXED_EVERYWHERE:
+        raise ConfigError(
+            f"space.{name}: a search may not change the task (data, strides, splits, horizon, metric, seeds): "
+            "scores would not be comparable"
+        )
+    if _is_below(name, _WITHOUT_EFFECT):
+        raise ConfigError(f"space.{name}: does not change what is learned, so there is nothing to search")
+
+
+def _check_when(name: str, space: Space, above: tuple[str, ...] = ()) -> None:
+    if name in above:
+        circle = " -> ".join((*above[above.index(name) :], name))
+        raise ConfigError(f"space.{name}.when: conditions go round in a circle: {circle}")
+    for other, condition in space.domains[name].when.items():
+        if other in space.domains:
+            _check_when(other, space, (*above, name))
+            ends = space.domains[other].ends
+            if not any(holds(condition, value) for value in _candidates(space.domains[other], condition)):
+                raise ConfigError(f"space.{name}.when.{other}: {condition!r} never holds, ends are {list(ends)}")
+        elif other not in space.known:
+            names = [*space.domains, *space.known]
+            near = difflib.get_close_matches(other, names, n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(f"space.{name}.when.{other}: neither a name of the space nor a config path{hint}")
+        elif not holds(condition, space.base_values.get(other)):
+            value = space.base_values.get(other)
+            raise ConfigError(f"space.{name}.when.{other}: {condition!r} never holds, the base has {value!r}")
+
+
+def _check_milestones(stage: str, shares: tuple[float, ...], space: Space) -> None:
+    validations = space.base_values.get(f"stages.{stage}.validations")
+    if validations is None:
+        stages = sorted({path.split(".")[1] for path in space.base_values if path.startswith("stages.")})
+        raise ConfigError(f"strategy.milestones.{stage}: no such stage in the base (there are: {', '.join(stages)})")
+    for share in shares:
+        if abs(share * validations - round(share * validations)) > 1e-9:
+            raise ConfigError(
+                f"strategy.milestones.{stage}: must be multiples of 1/{validations} "
+                f"(stages.{stage}.validations of the base), got {share:g}"
+            )
+
+
+def _check_ends(name: str, domain: Domain, space: Space) -> None:
+    for end in domain.ends:
+        context = _context(name, space)
+        try:
+            space.config_of({**context, name: end})
+        except ConfigError as error:
+            if not _goes_with_something(name, end, space):
+                raise ConfigError(f"space.{name}: {end!r} makes no valid config: {error}") from None
+
+
+def _goes_with_something(name: str, end: Scalar, space: Space) -> bool:
+    """Whether some combination with `end` is valid: the base's other values need not be the right ones for it."""
+    random = np.random.default_rng(0)
+    for _ in range(_ATTEMPTS):
+        params = space.draw(lambda other, domain: end if other == name else random_value(domain, random))
+        try:
+            space.config_of(params)
+        except ConfigError:
+            continue
+        if name in params:
+            return True
+    return False
+
+
+def random_value(domain: Domain, random: np.random.Generator) -> Scalar:
+    """A value drawn evenly from a domain, on a log scale where it has one."""
+    if domain.choice is not None:
+        return domain.choice[int(random.integers(len(domain.choice)))]
+    low, high = domain.bounds
+    if domain.log:
+        value = float(np.exp(random.uniform(np.log(low), np.log(high))))
+        value = min(max(value, low), high)
+        return round(value) if domain.integers else value
+    return int(random.integers(int(low), int(high) + 1)) if domain.integers else float(random.uniform(low, high))
+
+
+def _context(name: str, space: Space) -> dict[str, Any]:
+    """Values under which `name` is active."""
+    values: dict[str, Any] = {}
+    for other, condition in space.domains[name].when.items():
+        if other in space.domains:
+            values |= _context(other, space)
+            fitting = _candidates(space.domains[other], condition)
+            values[other] = next(value for value in fitting if holds(condition, value))
+    return values
+
+
+def _candidates(domain: Domain, condition: Any) -> list[Scalar]:
+    """Values of a domain among which one meets the condition, if any does."""
+    operand = comparison_operand(condition)
+    return [*domain.ends, *([operand] if domain.contains(operand) else [])]
+
+
+def _without(config: SearchConfig, base: RunConfig, overrides: Mapping[str, Any]) -> SearchConfig:
+    """The search without the paths that were given a value, nor those that this value switches off for good."""
+    domains = {name: domain for name, domain in config.space.items() if not _is_below(name, tuple(overrides))}
+    values = base.flat()
+    while True:
+        dead = [
+            name
+            for name, domain in domains.items()
+            for other, condition in domain.when.items()
+            if other in config.space and other not in domains and not holds(condition, values.get(other))
+        ]
+        if not dead:
+            break
+        domains = {name: domain for name, domain in domains.items() if name not in dead}
+    if not domains:
+        raise ConfigError("space: nothing is left to search, every path was given a value")
+    left = {name: domain.model_dump(mode="json") for name, domain in domains.items()}
+    return SearchConfig.parse({**config.model_dump(mode="json"), "space": left})
+
+
+def _given(name: str, space_file: Path, base: RunConfig, overrides: Mapping[str, Any] | None) -> RunConfig:
+    """A config of `start_from` in the words of this search: its own model and training, the base's task and machine."""
+    config = load_config(_find(name, space_file), overrides)
+    changed = diff(base, config)
+    for path, (ours, theirs) in changed.items():
+        if _is_below(path, _FIXED[:1]) or path.rsplit(".", 1)[-1] in _FIXED_EVERYWHERE:
+            raise ConfigError(f"start_from: {name} has another task: {path} is {theirs!r}, the base has {ours!r}")
+    flat = config.flat()
+    machine = ("runtime", "logging", "provenance")
+    return base.override({path: flat[path] for path in changed if path in flat and not _is_below(path, machine)})
+
+
+def _find(name: str, space_file: Path) -> str:
+    """A config named in a SPACE file: from the working directory, beside the file, or shipped."""
+    if not Path(name).is_file():
+        for folder in (space_file.parent, space_file.parent.parent):
+            if (folder / name).is_file():
+                return str(folder / name)
+        if Path(name).suffix == ".yaml":
+            return Path(name).stem
+    return name
+
+
+def _is_below(path: str, tops: tuple[str, ...]) -> bool:
+    return any(path == top or path.startswith(f"{top}.") for top in tops)

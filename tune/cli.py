@@ -1,0 +1,160 @@
+"""`ups`: everything of `ups.cli`, and the search."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ups.cli import app
+from ups.cli.terminal import console, run_app, say
+
+if TYPE_CHECKING:
+    from tune.search import Summary
+    from tune.study import Plan
+
+Study = Annotated[Path, typer.Argument(help="A STUDY folder, written by `ups search`.", metavar="STUDY")]
+
+
+def main() -> int:
+    """Entry point of `ups`; gives the exit code."""
+    return run_app(app)
+
+
+@app.command("search")
+def search(
+    space: Annotated[str, typer.Argument(help="A SPACE file, or the bare name of a shipped one.", metavar="SPACE")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values for the base; they leave the space.", metavar="[path=value ...]")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="In total, over all resumes. [the space's]")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="From now on, such as 30m or 2h. [the space's]")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Trials at a time. [as many as CPUs hold]")] = None,
+    out: Annotated[Path | None, typer.Option(help="STUDY folder. [runs/NAME-OF-SPACE]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the study in the folder.")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Show ten sampled configs and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Search the settings of a run on this machine.
+
+    Example: ups search demo --trials 20 --out runs/demo
+    """
+    from tune.checks import load_plan_from_space
+    from ups.config import parse_overrides
+
+    changes = {"strategy.trials": trials, "budget.time": time_budget, "resources.concurrency": concurrency}
+    given = {path: value for path, value in changes.items() if value is not None}
+    plan = load_plan_from_space(space, parse_overrides(overrides or []), given)
+    if preview:
+        _preview(plan)
+        return
+    from tune.search import run_search
+
+    out = out or Path("runs") / Path(space).stem
+    with _view(str(out), quiet) as view:
+        summary = run_search(plan, out, resume=resume, view=view)
+    if json:
+        _print_json(summary)
+    else:
+        _print_summary(summary)
+    if summary.signalled:
+        raise typer.Exit(130)
+    if summary.best is None:
+        raise typer.Exit(1)
+
+
+@app.command("trials")
+def trials(
+    study: Study,
+    top: Annotated[int, typer.Option(help="How many rows.", min=1)] = 10,
+    json: Annotated[Path | None, typer.Option(help="Write every trial to this file, too.")] = None,
+) -> None:
+    """List the trials of a study, the best first.
+
+    Example: ups trials runs/demo --top 5 --json trials.json
+    """
+    from tune.listing import trials_json, trials_table
+    from tune.study import load_study
+    from ups.core.runtime import write_atomic
+
+    found = load_study(study)
+    console().print(trials_table(found, top))
+    if json is not None:
+        write_atomic(json, trials_json(found.trials).encode())
+
+
+@app.command("promote")
+def promote(
+    study: Study,
+    out: Annotated[Path, typer.Option(help="The golden YAML to write.")],
+    top: Annotated[int | None, typer.Option(help="How many trials are retrained. [the study's]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="On how many fresh seeds. [the study's]")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="An existing target is the one to beat.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write even if it is not confirmed.")] = False,
+) -> None:
+    """Confirm the best trials on fresh seeds and write the winner as a golden config.
+
+    Example: ups promote runs/demo --top 3 --seeds 3 --out configs/golden/burgers1d.yaml
+    """
+    from tune.promote import promote as confirm
+
+    found = confirm(study, top=top, seeds=seeds, out=out, replace=replace, force=force)
+    if not found.written:
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def report(
+    study: Study,
+    out: Annotated[Path | None, typer.Option(help="The page to write. [STUDY/report.html]")] = None,
+) -> None:
+    """Write a page about a study: its trials, its best configs, its promotion.
+
+    Example: ups report runs/demo --out demo.html
+    """
+    from tune.report import write_report
+
+    print(write_report(study, out or study / "report.html"))
+
+
+def _view(title: str, quiet: bool) -> Any:
+    """A context manager that gives the view of a search."""
+    from rich.console import Console
+
+    from tune.driver import NoView
+    from tune.live import LineView, PanelView
+
+    screen = Console(stderr=True)
+    if quiet:
+        return nullcontext(NoView())
+    return PanelView(title, screen) if screen.is_terminal else nullcontext(LineView(sys.stderr))
+
+
+def _preview(plan: Plan) -> None:
+    from tune.listing import preview_table
+    from tune.preview import preview
+
+    console().print(preview_table(plan, list(preview(plan))))
+
+
+def _print_summary(summary: Summary) -> None:
+    from tune.listing import nothing_complete, summary_lines
+
+    for line in summary_lines(summary):
+        print(line)
+    if summary.best is None and not summary.signalled:
+        say(nothing_complete(summary), 1)
+
+
+def _print_json(summary: Summary) -> None:
+    import json
+
+    from tune.listing import nothing_complete, summary_json
+
+    print(json.dumps(summary_json(summary), indent=1))
+    if summary.best is None and not summary.signalled:
+        say(nothing_complete(summary), 1)

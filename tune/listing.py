@@ -1,0 +1,124 @@
+"""Tables, lines and JSON about a study: what `ups search` and `ups trials` print."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+
+from tune.live import best_line, shown_params, shown_score, shown_seconds
+from tune.preview import Sampled
+from tune.search import Summary
+from tune.study import Plan, StudyFolder, TrialRecord
+from ups.core.types import Status
+
+_KEYS = ("number", "state", "score", "reason", "params", "seconds", "reused_stages")
+"""of `trials --json`: stable, other programs read them"""
+
+
+def trials_table(study: StudyFolder, top: int) -> Table:
+    """The best trials first; those without a final score after them, by number."""
+    records = sorted(study.trials, key=_rank)
+    states = Counter(str(record.state) for record in records)
+    counts = ", ".join(f"{state} {count}" for state, count in sorted(states.items()))
+    table = Table(title=f"{study.path}: {len(records)} trials ({counts})", title_justify="left")
+    for name in ("trial", "state", "rollout_nrmse", "time", "weights", "parameters", "reason"):
+        right = name in ("trial", "rollout_nrmse", "time", "weights")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for record in records[:top]:
+        table.add_row(
+            str(record.number),
+            record.state,
+            shown_score(record.score),
+            shown_seconds(record.seconds),
+            "–" if record.parameters is None else f"{record.parameters:,}",
+            shown_params(record.params) if record.number else "base",
+            record.reason,
+        )
+    return table
+
+
+def trials_json(records: Sequence[TrialRecord]) -> str:
+    """Every trial by number."""
+    rows = [{key: record.to_json()[key] for key in _KEYS} for record in records]
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def preview_table(plan: Plan, sampled: Sequence[Sampled]) -> Table:
+    """The base and some sampled configs, with their size and cost, and what all trials would cost unpruned."""
+    strategy = plan.config.strategy
+    known = [each.seconds for each in sampled if each.seconds is not None]
+    total = fmean(known) * strategy.trials if known else 0.0
+    table = Table(title="Sampled from the space, nothing trained", title_justify="left")
+    for name, justify in (("", "left"), ("weights", "right"), ("time", "right"), ("parameters", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for number, each in enumerate(sampled):
+        table.add_row(
+            str(number) if number else "base",
+            "–" if each.parameters is None else f"{each.parameters:,}",
+            shown_seconds(each.seconds),
+            f"INFEASIBLE: {each.reason}" if each.reason else shown_params(each.params),
+        )
+    table.caption = (
+        f"{strategy.trials} trials would take about {shown_seconds(total)} on one worker if none were stopped early"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """What a search came to."""
+    counts = Counter(str(record.state) for record in summary.records)
+    ended = len(summary.records) - counts[Status.RUNNING] - counts[Status.INTERRUPTED]
+    lines = [
+        f"{ended} of {summary.wanted} trials in {shown_seconds(summary.seconds)}: "
+        + ", ".join(f"{state} {count}" for state, count in sorted(counts.items()))
+    ]
+    if summary.best is not None:
+        lines.append(f"best rollout_nrmse on validation: {best_line(summary.best, summary.base)}")
+        lines.append(f"  {shown_params(summary.best.params)}")
+    rates = summary.explosion_rates()
+    if rates is not None:
+        lines.append(f"exploded: {rates[0]:.0%} of the first half of the sampled trials, {rates[1]:.0%} of the second")
+    if summary.stop_reason is not None:
+        lines.append(f"stopped early: {summary.stop_reason}; continue with --resume")
+    lines.append(f"study: {summary.folder}")
+    return lines
+
+
+def summary_json(summary: Summary) -> dict[str, Any]:
+    rates = summary.explosion_rates()
+    return {
+        "study": str(summary.folder),
+        "trials": len(summary.records),
+        "wanted": summary.wanted,
+        "states": dict(Counter(str(record.state) for record in summary.records)),
+        "best": _brief(summary.best),
+        "base": _brief(summary.base),
+        "explosion_rate": {"first_half": rates[0], "second_half": rates[1]} if rates else None,
+        "seconds": summary.seconds,
+        "stop_reason": summary.stop_reason,
+    }
+
+
+def nothing_complete(summary: Summary) -> str:
+    """Why a search has nothing to show."""
+    states = {record.state for record in summary.records}
+    last = next((record.reason for record in reversed(summary.records) if record.reason), "")
+    example = f", such as: {last}" if last else ""
+    if len(states) == 1:
+        return f"{summary.folder}: every trial ended {states.pop()}{example}"
+    return f"{summary.folder}: no trial ran to its end{example}"
+
+
+def _brief(record: TrialRecord | None) -> Mapping[str, Any] | None:
+    return None if record is None else {key: record.to_json()[key] for key in _KEYS}
+
+
+def _rank(record: TrialRecord) -> tuple[bool, float, int]:
+    complete = record.state is Status.COMPLETE and record.score is not None
+    return (not complete, record.score if complete and record.score is not None else 0.0, record.number)

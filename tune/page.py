@@ -1,0 +1,69 @@
+"""An HTML page of its own: sections, tables and charts, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+# text and marks have a contrast of at least 4.5 on their ground; everything fits a screen of 400 pixels
+_STYLE = """
+:root { color-scheme: light; --ink: #1b2530; --soft: #55606b; --line: #d5dbe1; --ground: #f6f7f9 }
+* { box-sizing: border-box }
+body { margin: 0; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff }
+main { max-width: 76rem; margin: 0 auto; padding: 1rem clamp(.75rem, 3vw, 2rem) 3rem }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 1rem; overflow-wrap: anywhere }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .7rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line) }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr)); gap: .75rem; margin: 0 }
+.facts > div { background: var(--ground); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem }
+dt { color: var(--soft); font-size: .9rem } dd { margin: 0; overflow-wrap: anywhere }
+dd strong { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums }
+dd span, .note, figure .note { color: var(--soft); font-size: .9rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 1.5rem }
+figure { margin: 0; max-width: 38rem; min-width: 0 }
+figcaption { font-weight: 600; overflow-wrap: anywhere }
+figure > svg { display: block; width: 100%; height: auto; background: #fff }
+svg text { font: 13px system-ui, sans-serif; fill: var(--ink) }
+svg .axis { stroke: var(--soft) } svg .grid { stroke: #e6eaee }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem }
+.legend { margin: .2rem 0; padding: 0; font-size: .9rem }
+.legend li { display: flex; align-items: center; gap: .4rem } .legend svg { flex: none }
+.note { margin: .2rem 0 }
+.wide { overflow-x: auto; margin: .75rem 0 } .wide:focus-visible { outline: 2px solid #1f5fa8 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
+th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line) }
+th { font-weight: 600; white-space: nowrap } td { white-space: pre-line; overflow-wrap: anywhere; min-width: 3.5rem }
+td:last-child { min-width: 11rem }
+@media print { .wide { overflow: visible } section { break-inside: avoid-page } }
+"""
+
+
+def page(title: str, sections: Sequence[str]) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><main><h1>{escape(title)}</h1>\n{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>\n"
+
+
+def gallery(charts: Sequence[str]) -> str:
+    shown = "".join(charts)
+    return f'<div class="charts">{shown}</div>' if shown else remark("Nothing to draw yet.")
+
+
+def table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that scrolls within itself where the screen is narrow, with the keyboard too."""
+    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(name)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def remark(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'

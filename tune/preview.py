@@ -1,0 +1,88 @@
+"""What a search would try, and what it would cost, without training anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tune.checks import random_value
+from tune.study import Plan
+from ups.config import RunConfig
+from ups.core.errors import ConfigError
+from ups.data.task import Task, load_task
+from ups.run import build_run_surrogate, count_parameters
+from ups.training.stages.operator import OperatorStage
+
+_PROBED_SHARES = (0.25, 0.75)
+"""where in the stage steps are timed: curricula make late steps dearer than early ones"""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One config of a preview."""
+
+    params: Mapping[str, Any]
+    parameters: int | None
+    """number of weights"""
+    seconds: float | None
+    """of a full training, extrapolated from a few steps on this machine"""
+    reason: str = ""
+    """why the combination is infeasible, if it is"""
+
+
+def preview(plan: Plan, count: int = 10) -> Iterator[Sampled]:
+    """The base, then `count` configs drawn at random from the space.
+
+    Raises:
+        UserError: the task's data cannot be read.
+    """
+    task = load_task(plan.base.task)
+    space = plan.space
+    random = np.random.default_rng(plan.config.strategy.seed)
+    torch.set_num_threads(plan.config.resources.cpus_per_worker)
+    yield _measured(plan.base, {}, task)
+    for _ in range(count):
+        params = space.draw(lambda name, domain: random_value(domain, random))
+        try:
+            yield _measured(space.config_of(params), params, task)
+        except ConfigError as error:
+            yield Sampled(params, None, None, str(error))
+
+
+def estimate_seconds(config: RunConfig, task: Task) -> float:
+    """Time of a full operator stage with its validations; gradients are computed, nothing is updated.
+
+    Raises:
+        ConfigError: the model does not fit the task.
+    """
+    surrogate = build_run_surrogate(config, task)
+    stage = OperatorStage(config.stages.operator, surrogate, task, config.runtime)
+    surrogate.train()
+    for share in _PROBED_SHARES:  # first calls are slow
+        _step(stage, share)
+    step = sum(_step(stage, share) for share in _PROBED_SHARES) / len(_PROBED_SHARES)
+    start = time.perf_counter()
+    stage.score(surrogate)
+    validation = time.perf_counter() - start
+    settings = config.stages.operator
+    training = step * settings.epochs * stage.batches_per_epoch
+    if settings.time_limit_seconds is not None:
+        training = min(training, settings.time_limit_seconds)
+    return training + validation * settings.validations
+
+
+def _measured(config: RunConfig, params: Mapping[str, Any], task: Task) -> Sampled:
+    return Sampled(params, count_parameters(config, task.spec), estimate_seconds(config, task))
+
+
+def _step(stage: OperatorStage, share: float) -> float:
+    start = time.perf_counter()
+    index = int(share * stage.config.epochs * stage.batches_per_epoch)
+    loss, _ = stage.loss(index, share * stage.config.epochs, share)
+    loss.backward()
+    return time.perf_counter() - start

@@ -1,0 +1,93 @@
+"""Milestone ASHA: stops a trial at a milestone where others did clearly better.
+
+Successive halving in its asynchronous, stopping form (L. Li et al., A System for Massively Parallel Hyperparameter
+Tuning, MLSys 2020), judged on arrival. Rungs are shares of a stage and not epochs: trials whose stages have other
+lengths are compared where they have done the same part of their work, and with nothing but each other.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tune.trial import milestone_key
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is decided at a milestone."""
+
+    stop: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Milestone:
+    index: int
+    stage: str
+    share: float
+
+    @property
+    def key(self) -> str:
+        return milestone_key(self.stage, self.share)
+
+
+class MilestoneAsha:
+    """The rungs of a search and the rule on them; knows nothing of Ray.
+
+    A newcomer goes on when it is among the best `keep` of all that have arrived at the milestone, itself included.
+    Nobody is stopped before about `1/keep` have arrived, nor at the last milestone: nothing is left to save there.
+    """
+
+    def __init__(self, milestones: Mapping[str, tuple[float, ...]], keep: float) -> None:
+        self.milestones = tuple(
+            Milestone(index, stage, share)
+            for index, (stage, share) in enumerate(
+                (stage, share) for stage, shares in milestones.items() for share in shares
+            )
+        )
+        self.keep = keep
+        self.minimum_arrivals = max(2, round(1 / keep))
+        self._by_key = {milestone.key: milestone for milestone in self.milestones}
+        self._scores: list[list[float]] = [[] for _ in self.milestones]
+        self._judged: set[tuple[int, int]] = set()
+
+    def milestone(self, stage: str, share: float) -> Milestone | None:
+        """The milestone at exactly this place, if there is one."""
+        return self._by_key.get(milestone_key(stage, share))
+
+    def arrivals(self, index: int) -> tuple[float, ...]:
+        """Every score that was recorded at a milestone, best first."""
+        return tuple(self._scores[index])
+
+    def is_judged(self, number: int, index: int) -> bool:
+        return (number, index) in self._judged
+
+    def record(self, number: int, index: int, score: float) -> None:
+        """Put an arrival on its rung without judging it: how rungs come back when a study is resumed."""
+        if index < len(self.milestones) and not self.is_judged(number, index):
+            self._judged.add((number, index))
+            insort(self._scores[index], score)
+
+    def judge(self, number: int, index: int, score: float, *, protected: bool = False) -> Verdict:
+        """Record an arrival and decide. A trial that resumes and arrives a second time goes on as it did before."""
+        if self.is_judged(number, index):
+            return Verdict(stop=False)
+        milestone = self.milestones[index]
+        if not math.isfinite(score):
+            return Verdict(stop=not protected, reason=f"score {score} at {milestone.key}")
+        self.record(number, index, score)
+        arrived = self._scores[index]
+        places = max(1, math.floor(self.keep * len(arrived) + 0.5))
+        rank = bisect_left(arrived, score) + 1
+        if protected or index == len(self.milestones) - 1 or len(arrived) < self.minimum_arrivals:
+            return Verdict(stop=False)
+        if rank <= places:
+            return Verdict(stop=False)
+        return Verdict(
+            stop=True,
+            reason=f"score {score:.4g} at {milestone.key} is number {rank} of {len(arrived)} that arrived; "
+            f"the best {places} go on, up to {arrived[places - 1]:.4g}",
+        )

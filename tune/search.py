@@ -1,0 +1,300 @@
+"""One search: an embedded Ray, Tune as the pool of workers, and the driver that decides."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# read when Ray is imported or started, in this process and in its workers
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative data files stay where the user wrote them
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # else a dead worker is announced on stdout, whatever is set
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a header whatever its verbosity
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # a study resumes from its journal, not from Tune
+os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "30")
+
+import ray
+from ray import tune as ray_tune
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from tune.driver import Check, Driver, NoView, View
+from tune.study import OpenStudy, Plan, TrialRecord, best_of
+from tune.trial import Outcome
+from tune.worker import Trainer, trial_function
+from ups.config import RunConfig
+from ups.core.types import Status
+from ups.data.task import load_task
+from ups.run import count_parameters
+
+WORKER_DEATHS = 3
+"""restarts of a trial whose process died, each from its last checkpoint"""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a search ended."""
+
+    folder: Path
+    records: tuple[TrialRecord, ...]
+    wanted: int
+    seconds: float
+    stop_reason: str | None
+    """why it ended before its last trial, if it did"""
+    signalled: bool
+
+    @property
+    def best(self) -> TrialRecord | None:
+        return best_of(self.records)
+
+    @property
+    def base(self) -> TrialRecord | None:
+        """Trial 0, if it ran to its end: what every delta refers to."""
+        complete = (record for record in self.records if record.state is Status.COMPLETE)
+        return next((record for record in complete if record.number == 0), None)
+
+    def count(self, state: Status) -> int:
+        return sum(record.state is state for record in self.records)
+
+    def explosion_rates(self) -> tuple[float, float] | None:
+        """Share of EXPLODED or NOT_FINITE among the sampled trials of the first and of the second half."""
+        sampled = [record for record in self.records if record.origin == "sampled" and record.state in _TRAINED]
+        half = len(sampled) // 2
+        if half == 0:
+            return None
+        first, second = sampled[:half], sampled[half:]
+        return _diverged_share(first), _diverged_share(second)
+
+
+_DIVERGED = (Status.EXPLODED, Status.NOT_FINITE)
+_TRAINED = frozenset(Status) - {Status.RUNNING, Status.INTERRUPTED, Status.INFEASIBLE}
+
+
+def _diverged_share(records: list[TrialRecord]) -> float:
+    return sum(record.state in _DIVERGED for record in records) / len(records)
+
+
+def run_search(
+    plan: Plan,
+    folder: Path,
+    *,
+    resume: bool = False,
+    view: View | None = None,
+    trainer: Trainer | None = None,
+) -> Summary:
+    """Run a search to its last trial, its time budget, or a signal; then it can be resumed.
+
+    Args:
+        trainer: what trains a config; None is `ups.run.train_run`, anything else is not asked for data.
+
+    Raises:
+        UserError: the data cannot be read, the base does not fit it, or the folder cannot be taken.
+    """
+    check = _no_check if trainer else _fit_to_data(plan)
+    resources = plan.config.resources
+    cpus = resources.cpus_per_worker
+    concurrency = max(1, _cpus() // cpus) if resources.concurrency == "auto" else resources.concurrency
+    concurrency = min(concurrency, plan.config.strategy.trials)
+    start = time.monotonic()
+    with OpenStudy(folder, plan, resume=resume) as study:
+        driver = Driver(
+            study,
+            check=check,
+            concurrency=concurrency,
+            time_budget=plan.config.budget.seconds,
+            view=view or NoView(),
+        )
+        function = trial_function(study.folder, plan.space, cpus, trainer)
+        with _stop_on_signal(driver) as signals:
+            if len(driver.records) < plan.config.strategy.trials:
+                with embedded_ray(concurrency * cpus):
+                    _run_tune(driver, function, cpus, concurrency, study.folder)
+        return Summary(
+            folder,
+            study.records(searching=False),
+            plan.config.strategy.trials,
+            time.monotonic() - start,
+            driver.stop_reason,
+            bool(signals),
+        )
+
+
+@contextlib.contextmanager
+def embedded_ray(cpus: int) -> Iterator[None]:
+    """A Ray of this process alone, on the loopback address and quiet; one that is already there is used and kept."""
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # the shortest there is, and not below the study: the sockets in it have paths of at most 107 bytes
+    places = [place for place in (tempfile.gettempdir(), "/tmp") if os.access(place, os.W_OK)]
+    temporary = tempfile.mkdtemp(prefix="ups-ray-", dir=min(places, key=len))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=temporary,
+            )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _run_tune(driver: Driver, function: Any, cpus: int, concurrency: int, folder: Path) -> None:
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    names: dict[str, int] = {}
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    try:
+        tuner = ray_tune.Tuner(
+            ray_tune.with_resources(function, {"cpu": cpus}),
+            tune_config=ray_tune.TuneConfig(
+                search_alg=_Searcher(driver, names),
+                scheduler=_Scheduler(driver),
+                num_samples=-1,
+                max_concurrent_trials=concurrency,
+                reuse_actors=True,
+            ),
+            run_config=ray_tune.RunConfig(
+                name="ray",
+                storage_path=str(folder),
+                stop=_DriverStopper(driver),
+                failure_config=ray_tune.FailureConfig(max_failures=WORKER_DEATHS),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+class _DriverSide:
+    """Tune pickles what it is given for a restore of its own, which is never used: the driver stays here."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (object, ())
+
+
+class _Searcher(_DriverSide, Searcher):
+    """Asks the driver for trials, and tells it how they ended."""
+
+    def __init__(self, driver: Driver, names: dict[str, int]) -> None:
+        super().__init__()
+        self._driver = driver
+        self._numbers = names
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = self._driver.next()
+        if trial is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = trial.number
+        return {"number": trial.number, "params": dict(trial.params)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        driver, number = self._driver, self._numbers.pop(trial_id)
+        if result is not None and "outcome" in result:
+            driver.end(number, Outcome.from_json(result["outcome"]))
+        elif driver.is_stopped(number):
+            driver.end(number, driver.pruned(number))
+        elif error:
+            driver.end(number, driver.lost(number, f"its process died {WORKER_DEATHS + 1} times"))
+        # anything else was interrupted by the end of the search, and stays open in the journal
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        return None
+
+    def save(self, checkpoint_path: str) -> None:
+        return None
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a study resumes from its journal")
+
+
+class _Scheduler(_DriverSide, FIFOScheduler):
+    """Hands every report to the driver; rungs learn nothing from how a trial ended."""
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict) -> str:
+        stop = self._driver.progress(trial.config["number"], result)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: RayTrial, result: dict) -> None:
+        return None
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self._driver = driver
+
+
+class _DriverStopper(_DriverSide, Stopper):
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._driver.should_stop()
+
+
+@contextlib.contextmanager
+def _stop_on_signal(driver: Driver) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM end the search in good order; a second one does so at once. Yields those received."""
+    received: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        driver.stop(f"interrupted by {signal.Signals(number).name}")
+        for each, before in handlers.items():
+            signal.signal(each, before)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        handlers[each] = signal.signal(each, handle)
+    try:
+        yield received
+    finally:
+        for each, before in handlers.items():
+            signal.signal(each, before)
+
+
+def _fit_to_data(plan: Plan) -> Check:
+    """Read the data once, before anything is written, and check the given configs against it."""
+    spec = load_task(plan.base.task).spec
+
+    def check(config: RunConfig) -> int:
+        return count_parameters(config, spec)
+
+    for config in (plan.base, *plan.start_from):
+        check(config)
+    return check
+
+
+def _no_check(config: RunConfig) -> None:
+    return None
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,70 @@
+"""A trial and its outcome: what a search says of one config."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ups.core.types import RunResult, Status
+
+DIVERGED = (
+    Status.EXPLODED,
+    Status.NOT_FINITE,
+    Status.OUT_OF_MEMORY,
+    Status.TIMED_OUT,
+    Status.INFEASIBLE,
+)
+"""verdicts on the config itself: the sampler learns each of them as a violated constraint"""
+
+
+def milestone_key(stage: str, share: float) -> str:
+    """`operator:0.25`, as in RunResult.milestones."""
+    return f"{stage}:{share:g}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One complete config to be trained."""
+
+    number: int
+    params: Mapping[str, Any]
+    """values of the active names of the space; a given config also has the paths in which it differs"""
+    protected: bool = False
+    """the base and `start_from` are never pruned: they are what others are measured with"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended."""
+
+    state: Status
+    score: float | None = None
+    """validation rollout_nrmse; of a pruned trial the one at its last milestone"""
+    reason: str = ""
+    milestones: Mapping[str, float] = field(default_factory=dict)
+    """score at each validation, keyed `stage:share`"""
+    seconds: float = 0.0
+    parameters: int | None = None
+
+    @classmethod
+    def of(cls, result: RunResult) -> Outcome:
+        finite = {key: score for key, score in result.milestones.items() if math.isfinite(score)}
+        return cls(
+            state=Status(result.status),
+            score=result.score if result.score is not None and math.isfinite(result.score) else None,
+            reason=result.reason,
+            milestones=finite,
+            seconds=result.seconds,
+            parameters=result.parameters,
+        )
+
+    def to_json(self) -> str:
+        return json.dumps({**vars(self), "milestones": dict(self.milestones)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        data = json.loads(text)
+        return cls(**{**data, "state": Status(data["state"])})

@@ -1,0 +1,127 @@
+"""One trial in a Ray worker: the only file that touches both Ray and `ups.run`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ray import tune as ray_tune
+
+from tune.space import Space
+from tune.study import run_folder
+from tune.trial import Outcome
+from ups.config import RunConfig
+from ups.core.errors import ConfigError
+from ups.core.types import Progress, Report, RunResult, Status
+
+HEARTBEAT_SECONDS = 1.0
+"""at most one report in this time besides those with a score: each costs a round trip to the driver"""
+ORPHAN_SECONDS = 120.0
+"""how long a worker whose driver was killed may take to notice it"""
+
+
+class Trainer(Protocol):
+    """`ups.run.train_run`, or something with its signature: a tabulated curve, a no-op to measure the overhead."""
+
+    def __call__(
+        self, config: RunConfig, out: Path, report: Report, *, resume: bool, evaluate_on: Literal["none"]
+    ) -> RunResult: ...
+
+
+def trial_function(study: Path, space: Space, threads: int, trainer: Trainer | None) -> Callable[[dict], None]:
+    """The function that Tune runs for every trial; its argument is `{"number": ..., "params": ...}`.
+
+    Args:
+        study: absolute path of the STUDY folder.
+        threads: of torch, for configs that leave them open.
+        trainer: None is the real one.
+    """
+
+    directory = os.getcwd()
+
+    def run_trial(request: dict[str, Any]) -> None:
+        os.chdir(directory)  # data files are relative to where the search was started
+        outcome = _outcome(study, space, threads, trainer, request["number"], request["params"])
+        # `done` ends the trial with this very report; nothing of it is compared on any rung
+        ray_tune.report({"outcome": outcome.to_json(), "done": True})
+
+    return run_trial
+
+
+def _outcome(
+    study: Path, space: Space, threads: int, trainer: Trainer | None, number: int, params: Mapping[str, Any]
+) -> Outcome:
+    """Train; whatever goes wrong is an outcome, except the stop of a trial, which Tune raises in `report`."""
+    folder = run_folder(study, number)
+    start = time.monotonic()
+    try:
+        with _alone(study / "runs" / f".{number:04d}.lock"):
+            config = space.config_of(params)
+            result = (trainer or _real_trainer(threads))(
+                config, folder, _Reporter(), resume=folder.exists(), evaluate_on="none"
+            )
+        return Outcome.of(result)
+    except ConfigError as error:
+        return Outcome(Status.INFEASIBLE, reason=str(error), seconds=time.monotonic() - start)
+    except Exception as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "traceback.txt").write_text(traceback.format_exc())
+        line = (str(error).splitlines() or [""])[0]
+        reason = f"{type(error).__name__}: {line} (traceback in runs/{folder.name}/traceback.txt)"
+        return Outcome(Status.FAILED, reason=reason, seconds=time.monotonic() - start)
+
+
+class _Reporter:
+    """Progress as flat metrics. Stage and share say how far the trial is: Tune's own iteration count starts anew with
+    every restart."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.score is None and now - self._last < HEARTBEAT_SECONDS:
+            return
+        self._last = now
+        metrics: dict[str, Any] = {
+            "stage": progress.stage,
+            "share": progress.share,
+            "seconds": progress.seconds,
+        }
+        if progress.score is not None:
+            metrics["score"] = float(progress.score)
+        ray_tune.report(metrics)
+
+
+def _real_trainer(threads: int) -> Trainer:
+    import torch
+
+    from ups.run import train_run
+
+    torch.set_num_threads(threads)
+    return train_run
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process trains in this run folder: one may outlive its killed driver for a moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{path.stem}: another process still trains this trial") from None
+                time.sleep(0.2)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
