@@ -45,6 +45,8 @@ class GradientGuard:
     stage: str
     skipped: int = 0
     skipped_in_row: int = 0
+    refusal: str = ""
+    """the latest update that was skipped, in words"""
     warned: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -68,9 +70,9 @@ class GradientGuard:
         if not math.isfinite(norm) or norm > config.skip_norm:
             self.skipped += 1
             self.skipped_in_row += 1
+            self.refusal = self._describe(norm, step, [name for name, _ in named], norms)
             if self.skipped_in_row >= config.max_skips:
-                culprit = self._describe(norm, step, [name for name, _ in named], norms)
-                raise Exploded(f"{self.skipped_in_row} updates in a row refused; {culprit}")
+                raise self.exploded()
             return False, norm
         self.skipped_in_row = 0
         if norm > config.warn_norm:
@@ -79,8 +81,13 @@ class GradientGuard:
                 self.warnings.append(f"gradient norm {norm:.3g} at step {step} of {self.stage}")
         return True, norm
 
+    def exploded(self) -> Exploded:
+        """What to raise when a stage must end while its updates are being refused."""
+        return Exploded(f"{self.skipped_in_row} updates in a row refused; {self.refusal}")
+
     def state(self) -> dict[str, Any]:
         return {
+            "refusal": self.refusal,
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
             "warned": self.warned,

@@ -201,6 +201,10 @@ class _StageRun:
         state = self.state
         score = self.stage.score(state.ema)
         self._lap()
+        hopeless = not math.isfinite(score) or (self.share() >= 0.5 and score >= self.stage.no_skill)
+        if hopeless and state.guard.skipped_in_row:
+            # a short stage is validated before the guard has lost its patience
+            raise state.guard.exploded()
         if not math.isfinite(score):
             reason = f"validation rollout_nrmse is not finite at step {state.step} of {self.stage.name}"
             return Status.NOT_FINITE, reason
