@@ -6,20 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tune.retrain import Train
 from ups.config import RunConfig, load_config
 from ups.core.runtime import pick_device
 from ups.core.types import RunResult
 from ups.data.task import load_task
 from ups.evaluation.evaluate import evaluate_run
-from ups.evaluation.metrics import Metrics
 from ups.evaluation.report import FILE_NAME, save_report
 from ups.inference.surrogate import load_surrogate
 from ups.run import train_run
-
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -52,17 +47,9 @@ def read_test(folder: Path) -> Reading:
     task = load_task(config.task)
     device = pick_device(config.runtime.device)
     surrogate = load_surrogate(folder, str(device))
-    metrics = Metrics(surrogate.spec.dt)
-    fields_STXC, parameters_SP = task.test.fields_STXC, task.test.parameters_SP
-    for start in range(0, len(task.test), _BATCH):
-        fields_BTXC = torch.tensor(fields_STXC[start : start + _BATCH])
-        parameters_BP = torch.tensor(parameters_SP[start : start + _BATCH])
-        steps = fields_BTXC.shape[1] - 1
-        predicted = surrogate.rollout(fields_BTXC[:, 0].to(device), parameters_BP.to(device), steps)
-        metrics.add(predicted.cpu(), fields_BTXC[:, 1:])
     report = evaluate_run(surrogate, task, "test")
     save_report(report, folder / FILE_NAME)
-    return Reading(tuple(metrics.scores().nrmse_S.tolist()), report.to_json()["metrics"])
+    return Reading(report.trajectory_nrmse, report.to_json()["metrics"])
 
 
 def data_hash(config: RunConfig) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from tune import figures
 from tune.page import gallery, page, remark, section, table
 from tune.promotion import RECORD
-from tune.study import StudyFolder, TrialRecord, best_of, load_study
+from tune.study import StudyFolder, TrialRecord, best_of, diverged_shares, load_study
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
 from ups.core.types import Status
@@ -21,9 +21,6 @@ from ups.evaluation.report import FILE_NAME
 
 BEST_ROWS = 10
 STOPPED_ROWS = 200
-
-_DIVERGED = (Status.EXPLODED, Status.NOT_FINITE)
-_UNTRAINED = (Status.RUNNING, Status.INTERRUPTED, Status.INFEASIBLE)
 
 
 def write_report(study: Path, out: Path | None = None) -> Path:
@@ -57,18 +54,6 @@ def render(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
         section("What was searched", _space(study)),
     ]
     return page(f"Search {name}", sections)
-
-
-def diverged_shares(trials: Sequence[TrialRecord]) -> tuple[float, float] | None:
-    """Share that exploded or left the finite range, among sampled trials of the first and of the second half."""
-    sampled = [trial for trial in trials if trial.origin == "sampled" and trial.state not in _UNTRAINED]
-    half = len(sampled) // 2
-    if half == 0:
-        return None
-    first, second = (
-        sum(trial.state in _DIVERGED for trial in part) / len(part) for part in (sampled[:half], sampled[half:])
-    )
-    return first, second
 
 
 def _summary(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:

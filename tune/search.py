@@ -34,7 +34,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from tune.driver import Check, Driver, NoView, View
-from tune.study import OpenStudy, Plan, TrialRecord, best_of
+from tune.study import OpenStudy, Plan, TrialRecord, best_of, diverged_shares
 from tune.trial import Outcome
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
@@ -73,20 +73,7 @@ class Summary:
 
     def explosion_rates(self) -> tuple[float, float] | None:
         """Share of EXPLODED or NOT_FINITE among the sampled trials of the first and of the second half."""
-        sampled = [record for record in self.records if record.origin == "sampled" and record.state in _TRAINED]
-        half = len(sampled) // 2
-        if half == 0:
-            return None
-        first, second = sampled[:half], sampled[half:]
-        return _diverged_share(first), _diverged_share(second)
-
-
-_DIVERGED = (Status.EXPLODED, Status.NOT_FINITE)
-_TRAINED = frozenset(Status) - {Status.RUNNING, Status.INTERRUPTED, Status.INFEASIBLE}
-
-
-def _diverged_share(records: list[TrialRecord]) -> float:
-    return sum(record.state in _DIVERGED for record in records) / len(records)
+        return diverged_shares(self.records)
 
 
 def run_search(

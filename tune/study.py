@@ -123,6 +123,23 @@ def run_folder(study: Path, number: int) -> Path:
     return study / "runs" / f"{number:04d}"
 
 
+def diverged_shares(trials: Sequence[TrialRecord]) -> tuple[float, float] | None:
+    """Share that exploded or left the finite range, among sampled trials of the first and of the second half.
+
+    None while there are not two sampled trials that trained.
+    """
+    idle = (Status.RUNNING, Status.INTERRUPTED, Status.INFEASIBLE)
+    sampled = [trial for trial in trials if trial.origin == "sampled" and trial.state not in idle]
+    half = len(sampled) // 2
+    if half == 0:
+        return None
+    first, second = (
+        sum(trial.state in (Status.EXPLODED, Status.NOT_FINITE) for trial in part) / len(part)
+        for part in (sampled[:half], sampled[half:])
+    )
+    return first, second
+
+
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     complete = [record for record in records if record.state is Status.COMPLETE and record.score is not None]
     return min(complete, key=lambda record: (record.score, record.number), default=None)

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from tune import report
-from tune.report import diverged_shares, render, write_report
+from tune.report import render, write_report
 from tune.space import SearchConfig
-from tune.study import Plan, StudyFolder, TrialRecord
+from tune.study import Plan, StudyFolder, TrialRecord, diverged_shares
 from ups.config import RunConfig
 from ups.core.errors import UserError
 from ups.core.types import Status
