@@ -13,18 +13,22 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
 
-demo: $(INSTALLED)
+demo: data/demo.h5
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash demo.sh
 
+data/demo.h5: $(INSTALLED)
+	$(VENV)/bin/ups data generate burgers --nu 0.01 --trajectories 224 --cells 64 --frames 20 --dt 0.05 --oversample 4 --out $@
+
 test: $(INSTALLED)
-	$(PYTHON) -m pytest $(PYTEST_OPTIONS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# takes hours; the results go to benchmarks/RESULTS.md
-bench: $(INSTALLED)
-	$(PYTHON) benchmarks/ups_vs_fno.py
+# about an hour on two idle cores; the results go to benchmarks/RESULTS.md
+bench: data/demo.h5
+	$(PYTHON) benchmarks/ups_vs_fno.py --seconds 200 --tune-seconds 30
+	$(PYTHON) benchmarks/ups_vs_fno.py --nu 0.001 --models ups fno_frame --seconds 120 --tune-seconds 30
 	$(PYTHON) benchmarks/tpe_vs_random.py

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,17 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ray.shutdown()
 
 
-def shared_data() -> Path:
-    """The folder with trajectories made by PDEBench's own solver, or a skip where it is absent."""
-    folder = Path(os.environ.get("UPS_SHARED_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}: trajectories of PDEBench's own solver are not at hand")
-    return folder.resolve()
+SHARED = Path(os.environ.get("UPS_SHARED_DATA") or Path(__file__).parents[1].parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def shared_file() -> Callable[[float], Path]:
+    """PDEBench's trajectories at one viscosity, solved by PDEBench's own code."""
+
+    def find(nu: float) -> Path:
+        path = SHARED / f"pdebench_burgers_nu{nu:g}.h5"
+        if not path.exists():
+            pytest.skip(f"{path} is absent")
+        return path
+
+    return find

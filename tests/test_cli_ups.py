@@ -147,6 +147,19 @@ def test_evaluate_on_another_split_and_file(ups, tmp_path, trained):
     assert "extrapolation: nu is 0.1, the run was trained on 0.01" in " ".join(out.split())
 
 
+@pytest.mark.parametrize("nu", [0.001, 0.01, 0.1])
+def test_evaluate_on_pdebenchs_own_files(ups, tmp_path, trained, shared_file, nu):
+    code, _, err = ups("evaluate", trained, "--data", shared_file(nu), "--json", tmp_path / "report.json")
+    assert code == 0, err
+    report = load_report(tmp_path / "report.json")
+    assert (report.protocol["cells"], report.protocol["frames"]) == (32, 41)
+    assert report.protocol["extrapolation"] is (nu != 0.01)
+    assert report.zero_shot is not None
+    assert report.zero_shot.protocol["cells"] == 1024
+    # the constant initial mean needs no training: its error is a fact of PDEBench's trajectories
+    assert 0.3 < report.metrics["mean_rollout_nrmse"] < 1.0
+
+
 def test_evaluate_refuses_what_does_not_fit(ups, tmp_path, trained, burgers_file):
     odd = tmp_path / "odd.h5"
     assert ups("data", "generate", "burgers", "--trajectories", 2, "--cells", 32, "--dt", 0.03, "--out", odd)[0] == 0

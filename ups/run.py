@@ -45,7 +45,7 @@ def train_run(
     Raises:
         UserError: `out` holds another run, or data and config do not fit.
     """
-    _open_folder(config, out, resume)
+    _check_folder(config, out, resume)
     if resume and (out / RESULT).is_file():
         return load_result(out)
     task = task or load_task(config.task)
@@ -53,6 +53,8 @@ def train_run(
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     surrogate = build_run_surrogate(config, task).to(device)
+    # from here on nothing that a user wrote can be refused: no folder is left half-written
+    write_atomic(out / "config.yaml", dump_yaml(config).encode())
     write_atomic(out / "split.json", json.dumps(task.manifest).encode())
     stage = OperatorStage(config.stages.operator, surrogate, task, config.runtime)
     with open(out / "progress.jsonl", "a", encoding="utf-8") as lines:
@@ -103,17 +105,15 @@ def load_result(folder: Path) -> RunResult:
     return RunResult(**{**data, "status": Status(data["status"]), "folder": folder})
 
 
-def _open_folder(config: RunConfig, out: Path, resume: bool) -> None:
+def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     recorded = out / "config.yaml"
     if recorded.is_file():
         if not resume:
             raise UserError(f"{out}: holds a run already; choose another folder or continue it with --resume")
         if identity(load_config(recorded)) != identity(config):
             raise UserError(f"{out}: holds a run of another config; choose another folder")
-        return
-    if out.exists() and any(out.iterdir()):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not a run folder; choose another folder")
-    write_atomic(recorded, dump_yaml(config).encode())
 
 
 def identity(config: RunConfig) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +12,10 @@ from ups.data.pdebench import write_tensor_file
 settings.register_profile("data", deadline=None)
 settings.load_profile("data")
 
-SHARED = Path(os.environ.get("UPS_SHARED_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("UPS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def shared_file():
-    """PDEBench's trajectories at one viscosity, solved by PDEBench's own code."""
-
-    def find(nu: float) -> Path:
-        path = SHARED / f"pdebench_burgers_nu{nu:g}.h5"
-        if not path.exists():
-            pytest.skip(f"{path} is absent")
-        return path
-
-    return find
 
 
 @pytest.fixture
