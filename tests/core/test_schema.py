@@ -27,7 +27,10 @@ def base() -> RunConfig:
         ({"stages.operator.optimiser.lr": 1.0}, "did you mean 'stages.operator.optimizer.lr'?"),
         ({"operator.depth": 0}, "operator.depth: input should be greater than or equal to 1, got 0"),
         ({"latent.tokens": "many"}, "latent.tokens: input should be a valid integer"),
-        ({"operator.num_heads": 5}, "operator: hidden_dim must be divisible by num_heads, got 64 and 5"),
+        (
+            {"operator.mixer": "attention", "operator.num_heads": 5},
+            "operator: hidden_dim must be divisible by num_heads, got 64 and 5",
+        ),
         ({"decoder.window": 3}, "decoder.window: this key belongs to another kind"),
         ({"runtime.seed": -1}, "runtime.seed: input should be greater than or equal to 0, got -1"),
         ({"task.frames": 5, "stages.operator.losses.rollout.horizon": 5}, "horizon must be below task.frames"),
