@@ -32,6 +32,7 @@ svg .axis { stroke: var(--soft) } svg .grid { stroke: #e6eaee }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
 th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line) }
 th { font-weight: 600; white-space: nowrap } td { white-space: pre-line; overflow-wrap: anywhere; min-width: 3.5rem }
+td:nth-child(-n+4) { white-space: nowrap; overflow-wrap: normal }
 td:last-child { min-width: 11rem }
 @media print { .wide { overflow: visible } section { break-inside: avoid-page } }
 """
