@@ -42,6 +42,13 @@ def test_include_is_relative_and_merges(base: Path, tmp_path: Path) -> None:
     assert diff(load_config(base), load_config(below)) == {"latent.dim": (64, 8)}
 
 
+@pytest.mark.parametrize("name", ["burgers1d.yaml", "burgers1d"])
+def test_include_finds_a_shipped_config(tmp_path: Path, name: str) -> None:
+    below = tmp_path / "mine.yaml"
+    below.write_text(f"include: {name}\nlatent: {{dim: 8}}\n")
+    assert list(diff(load_config("burgers1d"), load_config(below))) == ["latent.dim"]
+
+
 def test_include_of_another_kind_replaces_the_section(base: Path, tmp_path: Path) -> None:
     below = tmp_path / "points.yaml"
     below.write_text("include: base.yaml\ndecoder: {kind: anypoint}\n")
@@ -52,7 +59,7 @@ def test_include_of_another_kind_replaces_the_section(base: Path, tmp_path: Path
     ("text", "message"),
     [
         ("include: self.yaml\n", "include: cycle self.yaml -> self.yaml"),
-        ("include: nowhere.yaml\n", "include: no such file nowhere.yaml"),
+        ("include: nowhere.yaml\n", "include: nowhere.yaml: no such file"),
         ("include: [a, b]\n", "expected the name of one YAML file"),
         ("- a list\n", "expected a mapping"),
         ("latent: {tokens: 4\n", "not valid YAML"),

@@ -87,7 +87,7 @@ def find_shipped(name: str, folder: str) -> Path:
 
 
 def read_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping of a YAML file, merged over the file that its `include` names (relative to it).
+    """The mapping of a YAML file, merged over the file that its `include` names: relative to it, or a shipped one.
 
     Raises:
         ConfigError: unreadable, not a mapping, or a cycle of includes.
@@ -111,9 +111,13 @@ def read_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
         return data
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: include: expected the name of one YAML file, got {parent!r}")
-    if not (path.parent / parent).is_file():
-        raise ConfigError(f"{path}: include: no such file {parent}")
-    return _merge(read_yaml(path.parent / parent, (*including, path)), data)
+    beside = path.parent / parent
+    if not beside.is_file():
+        try:
+            beside = find_shipped(parent, "configs")
+        except ConfigError as error:
+            raise ConfigError(f"{path}: include: {error}") from None
+    return _merge(read_yaml(beside, (*including, path)), data)
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
