@@ -31,4 +31,4 @@ lint: $(INSTALLED)
 bench: data/demo.h5
 	$(PYTHON) benchmarks/ups_vs_fno.py --seconds 200 --tune-seconds 30
 	$(PYTHON) benchmarks/ups_vs_fno.py --nu 0.001 --models ups fno_frame --seconds 120 --tune-seconds 30
-	$(PYTHON) benchmarks/tpe_vs_random.py
+	$(PYTHON) benchmarks/tpe_vs_random.py --trials 40 --override stages.operator.epochs=8
