@@ -248,7 +248,7 @@ def _parameter(equation: str, given: dict[str, float | None]) -> float:
     defaults = {"nu": 0.01, "beta": 0.4}
     if equation not in EQUATIONS:
         raise UserError(f"EQUATION: must be one of {', '.join(EQUATIONS)}, got {equation!r}")
-    own = EQUATIONS[equation].parameter
+    (own,) = EQUATIONS[equation].parameters
     for name, value in given.items():
         if name != own and value is not None:
             raise UserError(f"--{name}: {equation} has no {name}, its parameter is --{own}")

@@ -1,11 +1,15 @@
-"""Facts of the equations and properties of one field."""
+"""Facts of the equations and properties of one field. B batch, P parameters, F features, X.. cells of each axis."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Boundary = Literal["periodic", "neumann", "dirichlet"]
+"""what lies outside the domain: itself again, a mirror image (no flux), or zero"""
 
 
 @dataclass(frozen=True)
@@ -13,55 +17,133 @@ class Equation:
     """What is known of an equation before any data is seen."""
 
     name: str
-    parameter: str
-    """the parameter's name in PDEBench's file attributes, lower case"""
-    conserves_mean: bool
-    dissipates_energy: bool
-    galilean: bool
-    """u(x, t) -> u(x - m t, t) + m maps solutions to solutions"""
-    amplitude: bool
-    """dividing the field by a number gives a solution again, of a problem that the number tells"""
-    odd_reflection: bool
-    """u(x) -> -u(-x) maps solutions to solutions with the same parameter"""
     summary: str
+    axes: int
+    """spatial dimensions"""
+    channels: tuple[str, ...]
+    """names of the predicted fields, in the order of the last axis"""
+    parameters: tuple[str, ...]
+    """the parameters that a file must tell, as PDEBench names its attributes, in lower case"""
+    boundary: Boundary = "periodic"
+    """of files that do not say otherwise"""
+    defaults: dict[str, float] = field(default_factory=dict)
+    """values of parameters that PDEBench's own files leave unsaid"""
+    steady: bool = False
+    """frame 0 is a given coefficient field and frame 1 the solution; there is no time"""
+    conserves_mean: bool = False
+    """the integral of every field is constant in time"""
+    free_mean: bool = False
+    """a constant added to the field changes nothing but (with `galilean`) the frame of reference"""
+    dissipates_energy: bool = False
+    galilean: bool = False
+    """u(x, t) -> u(x - m t, t) + m maps solutions to solutions"""
+    amplitude: bool = False
+    """dividing the field by a number gives a solution again, of a problem that the number tells"""
+    reflection: Literal["none", "odd", "even", "vector"] = "none"
+    """what u(-x) must be multiplied by to be a solution with the same parameters: -1 (odd), 1 (even), or -1 for the
+    velocity component along the reflected axis alone (vector); where it exists, so does the exchange of two axes"""
+    positive: tuple[str, ...] = ()
+    """fields that never become negative"""
+    velocity: tuple[str, ...] = ()
+    """fields that are the components of a velocity without divergence, one for each axis"""
 
     @property
     def num_numbers(self) -> int:
         """How many dimensionless numbers `numbers` returns."""
-        return 2 if self.name == "burgers" else 1
+        return 2 if self.name == "burgers" else len(self.parameters)
 
-    def numbers(self, amplitude: Tensor, parameter: Tensor, dt: float, length: float) -> Tensor:
-        """The dimensionless numbers that a step of dt depends on once the amplitude is taken out, (B, F).
+    def numbers(self, amplitude_B: Tensor, parameters_BP: Tensor, dt: float, length: float) -> Tensor:
+        """The dimensionless numbers that a step of dt depends on, (B, F).
 
-        Burgers: log of the Courant-like number a dt / L and of the inverse Reynolds number nu / (a L), so that
-        u -> s u, nu -> s nu, dt -> dt / s is the same problem. Advection is linear: beta dt / L alone.
+        Burgers, its amplitude a taken out: log of the Courant-like number a dt / L and of the inverse Reynolds number
+        nu / (a L), so that u -> s u, nu -> s nu, dt -> dt / s is the same problem. Advection is linear: beta dt / L
+        alone. The others: log of the parameter, made dimensionless with dt and L.
         """
+        values = dict(zip(self.parameters, parameters_BP.unbind(-1), strict=True))
         if self.name == "burgers":
-            return torch.stack([(amplitude * dt / length).log(), (parameter / (amplitude * length)).log()], dim=-1)
-        return (parameter * dt / length)[:, None]
+            numbers = [(amplitude_B * dt / length).log(), (values["nu"] / (amplitude_B * length)).log()]
+        elif self.name == "advection":
+            numbers = [values["beta"] * dt / length]
+        else:
+            # diffusivities come with L^2 / dt, rates with 1 / dt; a coefficient alone (k, Darcy's beta) is one already
+            unit = {"nu": dt / length**2, "du": dt / length**2, "dv": dt / length**2, "rho": dt}
+            numbers = [(value * unit.get(name, 1.0)).log() for name, value in values.items()]
+        return torch.stack(numbers, dim=-1)
+
+    def channel(self, name: str) -> int:
+        return self.channels.index(name)
 
 
 EQUATIONS: dict[str, Equation] = {
-    "burgers": Equation(
-        name="burgers",
-        parameter="nu",
-        conserves_mean=True,
-        dissipates_energy=True,
-        galilean=True,
-        amplitude=True,
-        odd_reflection=True,
-        summary="u_t + (u^2/2)_x = (nu/pi) u_xx, periodic",
-    ),
-    "advection": Equation(
-        name="advection",
-        parameter="beta",
-        conserves_mean=True,
-        dissipates_energy=False,
-        galilean=False,
-        amplitude=True,
-        odd_reflection=False,
-        summary="u_t + beta u_x = 0, periodic",
-    ),
+    each.name: each
+    for each in (
+        Equation(
+            name="burgers",
+            summary="u_t + (u^2/2)_x = (nu/pi) u_xx, periodic",
+            axes=1,
+            channels=("u",),
+            parameters=("nu",),
+            conserves_mean=True,
+            free_mean=True,
+            dissipates_energy=True,
+            galilean=True,
+            amplitude=True,
+            reflection="odd",
+        ),
+        Equation(
+            name="advection",
+            summary="u_t + beta u_x = 0, periodic",
+            axes=1,
+            channels=("u",),
+            parameters=("beta",),
+            conserves_mean=True,
+            free_mean=True,
+            amplitude=True,
+        ),
+        Equation(
+            name="reaction_diffusion",
+            summary="u_t = nu u_xx + rho u (1 - u), periodic",
+            axes=1,
+            channels=("u",),
+            parameters=("nu", "rho"),
+            reflection="even",
+            positive=("u",),
+        ),
+        Equation(
+            name="diffusion_reaction",
+            summary="u_t = Du lap u + u - u^3 - k - v, v_t = Dv lap v + u - v, no flux through the boundary",
+            axes=2,
+            channels=("u", "v"),
+            parameters=("du", "dv", "k"),
+            boundary="neumann",
+            defaults={"du": 1e-3, "dv": 5e-3, "k": 5e-3},
+            reflection="even",
+        ),
+        Equation(
+            name="navier_stokes",
+            summary="v_t + (v.grad) v = -grad p + nu lap v, div v = 0, s_t + v.grad s = nu lap s",
+            axes=2,
+            channels=("vx", "vy", "s"),
+            parameters=("nu",),
+            boundary="periodic",
+            conserves_mean=True,
+            dissipates_energy=True,
+            reflection="vector",
+            positive=("s",),
+            velocity=("vx", "vy"),
+        ),
+        Equation(
+            name="darcy",
+            summary="-div(a grad u) = beta, u = 0 on the boundary; a is given",
+            axes=2,
+            channels=("u",),
+            parameters=("beta",),
+            boundary="dirichlet",
+            steady=True,
+            reflection="even",
+            positive=("u",),
+        ),
+    )
 }
 
 

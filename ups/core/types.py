@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ups.core.physics import Boundary
+
 
 class Status(enum.StrEnum):
     """How a run or a trial ended. Only FAILED is a surprise; it carries a traceback."""
@@ -36,10 +38,16 @@ class FieldSpec:
     """number of cells along each axis, after striding"""
     channels: int
     length: float
-    """physical length of the (periodic) domain"""
+    """physical length of the domain along its first axis; cells are squares"""
     dt: float
     """physical time between two frames, after striding"""
     parameter_names: tuple[str, ...]
+    boundary: Boundary = "periodic"
+
+    @property
+    def axes(self) -> int:
+        """spatial dimensions"""
+        return len(self.cells)
 
     @property
     def dx(self) -> float:

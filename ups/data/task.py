@@ -213,7 +213,7 @@ def _joined(
         channels=first.channels,
         length=first.length,
         dt=float(f"{first.dt * time_stride:.6g}"),
-        parameter_names=(EQUATIONS[equation].parameter,),
+        parameter_names=EQUATIONS[equation].parameters,
     )
     return spec, counts[0]
 

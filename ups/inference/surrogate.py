@@ -58,7 +58,7 @@ class Surrogate(nn.Module):
         self.inference = inference
         self.training_parameters = training_parameters
         self.equation = EQUATIONS[spec.equation]
-        typical = torch.tensor([normalizer.std[0]]), torch.tensor([_middle(training_parameters)])
+        typical = torch.tensor([normalizer.std[0]]), torch.tensor([[_middle(training_parameters)]])
         self.register_buffer("reference_F", self.equation.numbers(*typical, spec.dt, spec.length)[0])
 
     @property
@@ -113,7 +113,7 @@ class Surrogate(nn.Module):
             scale = std.expand(len(field_BXC), 1, -1)
             mean = torch.zeros_like(std) if self.frame.subtracts_mean else field_BXC.new_tensor(self.normalizer.mean)
             offset = mean.expand(len(field_BXC), 1, -1)
-        numbers = self.equation.numbers(scale[:, 0, 0], parameters_BP[:, 0], self.spec.dt, self.spec.length)
+        numbers = self.equation.numbers(scale[:, 0, 0], parameters_BP, self.spec.dt, self.spec.length)
         return (field_BXC - offset) / scale, numbers - self.reference_F, offset, scale
 
     def _stretch(self, field_BXC: Tensor, parameters_BP: Tensor, steps: int) -> list[Tensor]:

@@ -27,7 +27,7 @@ class CanonicalFrame:
 
     @property
     def subtracts_mean(self) -> bool:
-        return self.symmetry == "auto" and EQUATIONS[self.spec.equation].conserves_mean
+        return self.symmetry == "auto" and EQUATIONS[self.spec.equation].free_mean
 
     @property
     def moves(self) -> bool:

@@ -70,7 +70,7 @@ class WindowSampler:
         source_BX = (torch.arange(cells) - shift_B[:, None]) % cells
         rows = torch.arange(batch)[:, None]
         moved = fields_BTXC.transpose(1, 2)[rows, source_BX].transpose(1, 2)
-        if not EQUATIONS[self.equation].odd_reflection:
+        if EQUATIONS[self.equation].reflection != "odd":
             return moved
         reflect_B = torch.rand(batch, generator=draw) < 0.5
         return torch.where(reflect_B[:, None, None, None], -moved.flip(2), moved)

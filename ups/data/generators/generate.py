@@ -63,7 +63,7 @@ def generate(
     """
     if equation not in GENERATORS:
         raise ConfigError(f"equation: must be one of {', '.join(GENERATORS)}, got {equation!r}")
-    name = EQUATIONS[equation].parameter
+    (name,) = EQUATIONS[equation].parameters
     _check_numbers(name, parameter, dt)
     _check_counts(frames=frames, oversample=oversample, trajectories=trajectories, cells=cells, seed=seed)
     first_frame: Callable[[int], NDArray[np.float64]]
