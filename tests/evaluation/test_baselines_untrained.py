@@ -1,35 +1,51 @@
 """Persistence, the initial mean, and the coarse solver with its grid transfer."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fakes_evaluation import NU, smooth_fields, spec_of
+from fakes_evaluation import DARCY, NU, smooth_fields, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ups.baselines.coarse_solver import CoarseSolver, prolong, restrict
-from ups.baselines.persistence import InitialMean, Persistence
+from ups.baselines.persistence import InitialMean, MeanSolution, Persistence
 from ups.core.measures import rollout_nrmse
+from ups.core.types import FieldSpec
 from ups.data.generators import solve_advection, solve_burgers
+from ups.evaluation.rows import rows_of
 
 PARAMETERS = torch.full((4, 1), NU)
 
 
-def test_persistence_repeats_the_given_frame_exactly():
-    given_frame = torch.randn(4, 32, 2)
+GRIDS = pytest.mark.parametrize("grid", [(32,), (8, 6)], ids=["line", "plane"])
+
+
+@GRIDS
+def test_persistence_repeats_the_given_frame_exactly(grid):
+    given_frame = torch.randn(4, *grid, 2)
     frames = Persistence(spec_of()).rollout(given_frame, PARAMETERS, 5)
-    assert frames.shape == (4, 5, 32, 2)
+    assert frames.shape == (4, 5, *grid, 2)
     assert all(torch.equal(frames[:, step], given_frame) for step in range(5))
 
 
-def test_initial_mean_is_constant_in_space_and_keeps_each_samples_mean():
-    given_frame = torch.randn(4, 32, 2)
+@GRIDS
+def test_initial_mean_is_constant_in_space_and_keeps_each_samples_mean(grid):
+    given_frame = torch.randn(4, *grid, 2)
     frames = InitialMean(spec_of()).rollout(given_frame, PARAMETERS, 5)
-    assert frames.shape == (4, 5, 32, 2)
-    torch.testing.assert_close(frames, given_frame.mean(dim=1)[:, None, None].expand(4, 5, 32, 2))
+    assert frames.shape == (4, 5, *grid, 2)
+    mean = given_frame.flatten(1, -2).mean(dim=1)
+    torch.testing.assert_close(frames.flatten(2, -2), mean[:, None, None].expand(4, 5, math.prod(grid), 2))
+
+
+def test_the_mean_solution_does_not_look_at_what_is_given():
+    given_field = torch.randn(4, 16, 16, 1)
+    predictor = MeanSolution(DARCY, (0.25,))
+    frames = predictor.rollout(given_field, PARAMETERS, 1)
+    assert torch.equal(frames, torch.full((4, 1, 16, 16, 1), 0.25))
 
 
 @given(arrays(np.float64, (2, 16), elements=st.floats(-10, 10)), st.sampled_from([16, 32, 64]))
@@ -85,6 +101,30 @@ def test_each_sample_is_solved_with_its_own_parameter():
     alone = [CoarseSolver(spec, 32, solve_advection).rollout(given_frame[:1], speeds[i : i + 1], 4) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone))
     assert not torch.allclose(together[0], together[1])
+
+
+def test_a_longer_domain_is_a_slower_one():
+    """The wave passes a domain of twice the length in twice the time."""
+    x = (torch.arange(32) + 0.5) / 32
+    wave = torch.sin(2 * torch.pi * x).reshape(1, 32, 1)
+    short = spec_of(equation="advection", parameter="beta", dt=0.1)
+    long = replace(short, length=2.0, dt=0.2)
+    here, there = (CoarseSolver(each, 32, solve_advection).rollout(wave, torch.ones(1, 1), 3) for each in (short, long))
+    torch.testing.assert_close(here, there)
+
+
+def test_all_parameters_reach_the_solver():
+    spec = FieldSpec("reaction_diffusion", (32,), 1, 1.0, 0.5, ("nu", "rho"))
+    half = torch.full((3, 32, 1), 0.5)
+    parameters = torch.tensor([[0.1, 1.0], [0.1, 2.0], [0.5, 1.0]])
+    (solver,) = (row.predictor for row in rows_of(Persistence(spec), 3, None) if row.name == "coarse_solver_rollout")
+    frames = solver.rollout(half, parameters, 2)[:, :, 0, 0]
+    time = torch.tensor([0.5, 1.0])
+    exact = torch.sigmoid(parameters[:, 1:] * time)  # a field constant in space only reacts
+    torch.testing.assert_close(frames, exact)
+    slightly_below = half.clone()
+    slightly_below[:, 3] = -1e-7
+    assert solver.rollout(slightly_below, parameters, 2).isfinite().all()
 
 
 def test_frames_are_dt_apart_and_start_after_the_given_one():

@@ -6,12 +6,25 @@ import math
 import numpy as np
 import pytest
 import torch
-from fakes_evaluation import Diverging, Oracle, smooth_fields, spec_of, task_of, trajectories_of
+from fakes_evaluation import (
+    DARCY,
+    FLOW,
+    Diverging,
+    Known,
+    Oracle,
+    darcy_fields,
+    flow_fields,
+    smooth_fields,
+    spec_of,
+    task_of,
+    trajectories_in,
+    trajectories_of,
+)
 
-from ups.baselines.persistence import InitialMean, Persistence
+from ups.baselines.persistence import InitialMean, MeanSolution, Persistence
 from ups.core import measures
 from ups.evaluation import evaluate as module
-from ups.evaluation.evaluate import Report, evaluate_run, score
+from ups.evaluation.evaluate import Report, evaluate_run, no_skill_score, score
 
 FIELDS = smooth_fields(samples=5, frames=13)
 TRAJECTORIES = trajectories_of(FIELDS)
@@ -167,3 +180,73 @@ def test_only_what_repeats_is_a_metric():
     assert first.protocol == second.protocol
     assert all("seconds" not in name for name in first.metrics)
     assert first.cost["coarse_solver_rollout_seconds"] > 0
+
+
+def test_files_that_do_not_count_the_same_are_our_mistake():
+    joined = trajectories_of(FIELDS[:3], files=2)
+    with pytest.raises(AssertionError):
+        evaluate_run(Persistence(spec_of()), task_of(joined, files=("a.h5", "b.h5")))
+
+
+def test_the_no_skill_score_is_that_of_the_initial_mean():
+    task = task_of(TRAJECTORIES)
+    assert no_skill_score(task) == score(InitialMean(spec_of()), TRAJECTORIES)
+    assert no_skill_score(task) == evaluate_run(oracle(), task, "validation").metrics["mean_rollout_nrmse"]
+
+
+FLOW_FIELDS = flow_fields()
+FLOW_TASK = task_of(trajectories_in(FLOW, FLOW_FIELDS), spec=FLOW)
+
+
+def test_a_flow_is_scored_channel_by_channel():
+    report = evaluate_run(Known(FLOW, FLOW_FIELDS, (0.9, 1.0, 1.3)), FLOW_TASK)
+    channels = [report.metrics[f"rollout_nrmse[{name}]"] for name in ("vx", "vy", "s")]
+    assert channels == pytest.approx([0.1, 0, 0.3], abs=1e-6)
+    assert report.metrics["rollout_nrmse"] == pytest.approx(np.mean(channels), rel=1e-6)
+    assert report.protocol["cells"] == [16, 12]
+    assert report.protocol["coarse_solver_cells"] is None
+    assert "coarse_solver_rollout_nrmse" not in report.metrics
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_one_channel_has_no_second_name():
+    assert not any("[" in name for name in evaluate_run(oracle(), task_of(TRAJECTORIES)).metrics)
+
+
+def test_rows_of_a_flow_are_what_they_say():
+    metrics = evaluate_run(Known(FLOW, FLOW_FIELDS), FLOW_TASK).metrics
+    truth = torch.from_numpy(FLOW_FIELDS)
+    mean = truth[:, :1].mean(dim=(2, 3), keepdim=True).expand(-1, 4, 16, 12, -1)
+    persistence = truth[:, :1].expand(-1, 4, -1, -1, -1)
+    assert metrics["mean_rollout_nrmse"] == pytest.approx(measures.rollout_nrmse(mean, truth[:, 1:]), rel=1e-6)
+    expected = measures.rollout_nrmse(persistence, truth[:, 1:])
+    assert metrics["persistence_rollout_nrmse"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["latent_rollout_nrmse"] == metrics["one_step_nrmse"] == 0
+
+
+DARCY_FIELDS = darcy_fields()
+DARCY_TASK = task_of(trajectories_in(DARCY, DARCY_FIELDS), spec=DARCY, mean=(0.3,))
+
+
+def test_a_steady_task_has_one_step_and_its_own_no_skill_line():
+    report = evaluate_run(Known(DARCY, DARCY_FIELDS, 0.8), DARCY_TASK)
+    truth = torch.from_numpy(DARCY_FIELDS[:, 1:])
+    no_skill = measures.rollout_nrmse(torch.full_like(truth, 0.3), truth)
+    assert report.metrics["rollout_nrmse"] == pytest.approx(0.2, rel=1e-5)
+    assert report.metrics["mean_rollout_nrmse"] == pytest.approx(no_skill, rel=1e-6)
+    assert report.metrics["skill"] == pytest.approx(1 - 0.2 / no_skill, rel=1e-4)
+    assert no_skill_score(DARCY_TASK) == report.metrics["mean_rollout_nrmse"]
+    words = ("persistence", "one_step", "latent", "reencode", "pdebench", "correlation_time", "coarse")
+    assert [name for name in report.metrics if any(word in name for word in words)] == []
+    assert report.protocol["predicted_frames"] == 1
+    assert report.curves["time"] == [1.0]
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_the_coefficient_is_no_part_of_the_steady_score():
+    """Another unit of what is given changes no number."""
+    scaled = DARCY_FIELDS * np.array([1e6, 1.0], np.float32).reshape(2, 1, 1, 1)
+    here = evaluate_run(Known(DARCY, DARCY_FIELDS, 0.8), DARCY_TASK).metrics
+    there = task_of(trajectories_in(DARCY, scaled), spec=DARCY, mean=(0.3,))
+    assert evaluate_run(Known(DARCY, scaled, 0.8), there).metrics == here
+    assert evaluate_run(MeanSolution(DARCY, (0.3,)), DARCY_TASK).metrics["skill"] == 0

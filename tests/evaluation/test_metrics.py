@@ -9,10 +9,12 @@ import torch
 from ups.core import measures
 from ups.evaluation.metrics import Metrics, correlation_time, skill
 
+GRIDS = pytest.mark.parametrize("grid", [(32,), (30, 26)], ids=["line", "plane"])
 
-def pair(samples=7, frames=5, cells=32, channels=1, seed=0):
+
+def pair(samples=7, frames=5, grid=(32,), channels=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    truth = torch.randn(samples, frames, cells, channels, generator=generator)
+    truth = torch.randn(samples, frames, *grid, channels, generator=generator)
     return truth + 0.5 * torch.randn(truth.shape, generator=generator), truth
 
 
@@ -23,8 +25,9 @@ def collect(prediction, truth, sizes, dt=0.1):
     return metrics.scores()
 
 
-def test_cutting_into_batches_changes_nothing():
-    whole, cut = collect(*pair(), sizes=[7]), collect(*pair(), sizes=[1, 4, 2])
+@GRIDS
+def test_cutting_into_batches_changes_nothing(grid):
+    whole, cut = collect(*pair(grid=grid), sizes=[7]), collect(*pair(grid=grid), sizes=[1, 4, 2])
     assert cut.values == pytest.approx(whole.values, rel=1e-10)
     assert cut.curves.keys() == whole.curves.keys()
     for name in whole.curves:
@@ -32,8 +35,18 @@ def test_cutting_into_batches_changes_nothing():
     np.testing.assert_allclose(cut.nrmse_S, whole.nrmse_S)
 
 
-def test_values_are_the_measures_of_the_whole_set():
-    prediction, truth = pair(channels=2)
+def test_channels_are_told_apart_and_their_mean_is_the_score():
+    prediction, truth = pair(channels=2, grid=(8, 6))
+    prediction[..., 0] = truth[..., 0]
+    scores = collect(prediction, truth, [7])
+    assert scores.nrmse_C[0] == 0
+    assert scores.nrmse_C[1] == pytest.approx(measures.rollout_nrmse(prediction[..., 1:], truth[..., 1:]), rel=1e-6)
+    assert sum(scores.nrmse_C) / 2 == pytest.approx(scores.values["nrmse"])
+
+
+@GRIDS
+def test_values_are_the_measures_of_the_whole_set(grid):
+    prediction, truth = pair(channels=2, grid=grid)
     p, u = prediction.double(), truth.double()
     low, middle, high = measures.frmse(p, u).mean(dim=(0, 2))
     expected = {

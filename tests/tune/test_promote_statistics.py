@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune import confirm
 from tune.confirm import Comparison, compare, noise_floor
+from ups.evaluation import paired
 
 
 @pytest.fixture(autouse=True, scope="module")
 def fewer_resamples():
     """The laws hold for any number of resamples that is not tiny."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(confirm, "RESAMPLES", 1_000)
+        patch.setattr(paired, "RESAMPLES", 1_000)
         yield
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from ups.core.types import FieldSpec
 
 Array64 = NDArray[np.float64]
-Solve = Callable[[Array64, float, float, int], Array64]
-"""solve(initial_SX, parameter, dt, frames) -> averages (S, frames, X), the first frame being the initial one"""
+Solve = Callable[..., Array64]
+"""solve(initial_SX, *parameters, dt, frames, length=length) -> averages (S, frames, X), the initial frame first"""
 
 
 @dataclass
@@ -33,16 +33,18 @@ class CoarseSolver:
 
     def __post_init__(self) -> None:
         assert self.spec.channels == 1
+        assert self.spec.axes == 1
         assert self.spec.cells[0] % self.cells == 0, (self.spec.cells, self.cells)
 
     def rollout(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None = None) -> Tensor:
-        """Frames 1..steps as (B, steps, X, 1); the solver runs once for each distinct parameter."""
+        """Frames 1..steps as (B, steps, X, 1); the solver runs once for each distinct set of parameters."""
         coarse_BX = restrict(initial_BXC[..., 0].detach().cpu().double().numpy(), self.cells)
-        parameters_B = parameters_BP[:, 0].detach().cpu().double().numpy()
+        parameters_BP = parameters_BP.detach().cpu().double()
         frames_BTX = np.empty((len(coarse_BX), steps, self.cells))
-        for parameter in np.unique(parameters_B):
-            same = parameters_B == parameter
-            frames_BTX[same] = self.solve(coarse_BX[same], float(parameter), self.spec.dt, steps + 1)[:, 1:]
+        for parameters_P in parameters_BP.unique(dim=0):
+            same = (parameters_BP == parameters_P).all(dim=1).numpy()
+            given = coarse_BX[same], *parameters_P.tolist(), self.spec.dt, steps + 1
+            frames_BTX[same] = self.solve(*given, length=self.spec.length)[:, 1:]
         fine_BTX = prolong(frames_BTX, self.spec.cells[0])
         return torch.from_numpy(fine_BTX[..., None]).to(initial_BXC)
 

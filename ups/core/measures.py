@@ -1,6 +1,7 @@
 """Distances of a predicted and a true field, each in one place: losses, validation and metrics call these.
 
-Shapes: B samples, T frames, X cells, C channels, K rfft modes. Fields are (B, T, X, C) in physical units.
+Shapes: B samples, T frames, X the cells of all axes (X in 1-D; X, Y in 2-D), C channels, K modes or shells of the
+spectrum. Fields are (B, T, X, C) in physical units, and a mean or a sum over x runs over all cells.
 PDEBench's named metrics (Takamoto et al. 2022) keep PDEBench's order of reduction: RMSE, nRMSE and bRMSE are per
 sample and frame and averaged afterwards; cRMSE and fRMSE take the root after the mean over the batch; the maximum
 error is the maximum over the batch. What is per sample here says so by its shape (B, T, C).
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor
 
 LOW_MODES = 4
-"""fRMSE low: rfft modes 0 <= k < 4"""
+"""fRMSE low: modes (1-D) or shells (2-D) 0 <= k < 4"""
 MIDDLE_MODES = 12
 """fRMSE middle: 4 <= k < 12; high: the rest"""
 
 
 def rmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
     """sqrt(mean_x (p - u)^2) as (B, T, C)."""
-    return (prediction_BTXC - truth_BTXC).square().mean(dim=-2).sqrt()
+    return _flat(prediction_BTXC - truth_BTXC).square().mean(dim=-2).sqrt()
 
 
 def nrmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
@@ -30,24 +31,31 @@ def nrmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
 
     A truth that is exactly zero gives 0 for an equal prediction and a huge number for any other.
     """
-    size = truth_BTXC.square().mean(dim=-2).sqrt()
+    size = _flat(truth_BTXC).square().mean(dim=-2).sqrt()
     return rmse(prediction_BTXC, truth_BTXC) / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 def vrmse(prediction_BTXC: Tensor, truth_BTXC: Tensor, floor: float = 1e-7) -> Tensor:
     """sqrt(mean_x (p - u)^2 / (var_x u + floor)) as (B, T, C): The Well's measure, 1 for the spatial mean."""
-    variance = truth_BTXC.var(dim=-2, unbiased=False)
-    return ((prediction_BTXC - truth_BTXC).square().mean(dim=-2) / (variance + floor)).sqrt()
+    variance = _flat(truth_BTXC).var(dim=-2, unbiased=False)
+    return (_flat(prediction_BTXC - truth_BTXC).square().mean(dim=-2) / (variance + floor)).sqrt()
 
 
 def boundary_rmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
-    """bRMSE of each sample and frame: the RMSE of the first and the last cell, as (B, T, C)."""
-    return rmse(prediction_BTXC[..., [0, -1], :], truth_BTXC[..., [0, -1], :])
+    """bRMSE of each sample and frame: the RMSE over the cells of all sides, as (B, T, C).
+
+    The sides are counted one by one, so that a cell in a corner counts once for each side that it lies on.
+    """
+    error = prediction_BTXC - truth_BTXC
+    sides = [
+        _flat(error.narrow(axis, end, 1)) for axis in range(2, error.ndim - 1) for end in (0, error.shape[axis] - 1)
+    ]
+    return torch.cat(sides, dim=-2).square().mean(dim=-2).sqrt()
 
 
 def max_error(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
     """max_x |p - u| as (B, T, C)."""
-    return (prediction_BTXC - truth_BTXC).abs().amax(dim=-2)
+    return _flat(prediction_BTXC - truth_BTXC).abs().amax(dim=-2)
 
 
 def pearson(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
@@ -55,8 +63,8 @@ def pearson(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
 
     Where a field is constant in space the quotient is undefined: 1 if both are constant, 0 if only one is.
     """
-    p = prediction_BTXC - prediction_BTXC.mean(dim=-2, keepdim=True)
-    u = truth_BTXC - truth_BTXC.mean(dim=-2, keepdim=True)
+    p, u = _flat(prediction_BTXC), _flat(truth_BTXC)
+    p, u = p - p.mean(dim=-2, keepdim=True), u - u.mean(dim=-2, keepdim=True)
     # dividing by the rms of each first keeps products of tiny or huge fields inside the float range
     size_p, size_u = p.square().mean(dim=-2).sqrt(), u.square().mean(dim=-2).sqrt()
     flat_p, flat_u = size_p == 0, size_u == 0
@@ -68,14 +76,33 @@ def pearson(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
 
 
 def mass_error(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
-    """(sum_x p - sum_x u) / X with its sign, as (B, T, C)."""
-    return (prediction_BTXC - truth_BTXC).mean(dim=-2)
+    """(sum_x p - sum_x u) over the number of cells, with its sign, as (B, T, C)."""
+    return _flat(prediction_BTXC - truth_BTXC).mean(dim=-2)
 
 
 def spectral_error_power(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
-    """|rfft_x(p - u) / X|^2 as (B, T, K, C)."""
-    error = torch.fft.rfft(prediction_BTXC - truth_BTXC, dim=-2, norm="forward")
-    return error.real.square() + error.imag.square()
+    """|F(p - u) / number of cells|^2 as (B, T, K, C).
+
+    1-D: every rfft mode. 2-D: the sum over the shell k <= |(kx, ky)| < k + 1 of PDEBench's quadrant 0 <= kx < X/2,
+    0 <= ky < Y/2, shells k < min(X, Y)/2. The other quadrant of a real field does not enter, so that the numbers
+    stand beside published ones: a wave whose crests fall to the right counts as nothing, one whose crests rise
+    counts in full.
+    """
+    error_BTXC = prediction_BTXC - truth_BTXC
+    axes = tuple(range(2, error_BTXC.ndim - 1))
+    error = torch.fft.rfftn(error_BTXC, dim=axes, norm="forward")
+    power = error.real.square() + error.imag.square()
+    if len(axes) == 1:
+        return power
+    half = [error_BTXC.shape[axis] // 2 for axis in axes]
+    for axis, modes in zip(axes, half, strict=True):
+        power = power.narrow(axis, 0, modes)
+    waves = torch.meshgrid(*(torch.arange(modes, device=power.device) for modes in half), indexing="ij")
+    # the root of a sum of whole squares is exact where it is whole, so no wave lands in the shell below its own
+    shell = torch.stack(waves).double().square().sum(dim=0).sqrt().long().flatten()
+    inside = shell < min(half)
+    power_BTKC = power.new_zeros((*power.shape[:2], min(half), power.shape[-1]))
+    return power_BTKC.index_add(2, shell[inside], power.flatten(2, -2)[:, :, inside])
 
 
 def crmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
@@ -91,7 +118,7 @@ def frmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
 def frequency_bands(power_TKC: Tensor) -> Tensor:
     """fRMSE (T, bands, C) of the batch mean of `spectral_error_power`: root of each mode, mean of each band.
 
-    Bands that have no modes are left out: fewer than 24 cells have no high band.
+    Bands that have no modes are left out: fewer than 24 cells (2-D: 26) have no high band.
     """
     amplitude_TKC = power_TKC.sqrt()
     modes = amplitude_TKC.shape[1]
@@ -109,3 +136,8 @@ def rollout_nrmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> float:
     """The one score: mean nRMSE of samples, predicted frames and channels; inf where it is not finite."""
     score = nrmse(prediction_BTXC, truth_BTXC).double().mean().item()
     return score if math.isfinite(score) else math.inf
+
+
+def _flat(field_BTXC: Tensor) -> Tensor:
+    """All spatial axes as one, the last but one."""
+    return field_BTXC.flatten(2, -2)

@@ -1,32 +1,25 @@
 """Scoring a predictor on trajectories it has not seen: the one score, and the full report around it.
 
-Shapes: S trajectories of a split, B of one batch, T frames, X cells, C channels, P parameters.
+Shapes: S trajectories of a split, B of one batch, T frames, X the cells of all axes, C channels, P parameters.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ups.baselines.coarse_solver import CoarseSolver, Solve
-from ups.baselines.persistence import InitialMean, Persistence
-from ups.core.types import FieldSpec, Predictor
-from ups.data.generators.advection import solve_advection
-from ups.data.generators.burgers import solve_burgers
+from ups.core.physics import EQUATIONS
+from ups.core.types import Predictor
+from ups.data.normalization import Normalizer
 from ups.data.task import Task, Trajectories
-from ups.evaluation.metrics import Metrics, Scores, skill
-
-PDEBENCH_GIVEN = 10
-"""given frames of PDEBench's protocol; a predictor of one frame starts from the last of them"""
-COARSENING = 4
-"""cells of the task per cell of the coarse solver"""
+from ups.evaluation.metrics import Scores, skill
+from ups.evaluation.rows import PDEBENCH_GIVEN, Row, coarse_cells, no_skill, rows_of
 
 Batch = tuple[Tensor, Tensor]
 """(fields (B, T, X, C), parameters (B, P)) on the CPU"""
@@ -39,7 +32,6 @@ _CURVES = (
     "mean_rollout",
     "persistence_rollout",
 )
-_SOLVERS: dict[str, Solve] = {"burgers": solve_burgers, "advection": solve_advection}
 
 
 @dataclass(frozen=True)
@@ -59,6 +51,8 @@ class Report:
     by_file: dict[str, float] = field(default_factory=dict)
     """rollout_nrmse of each file of a task that joins several"""
     notes: tuple[str, ...] = ()
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """what each stage of the run brought on validation, as its `result.json` tells it; see `ups.evaluation.stages`"""
     zero_shot: Report | None = None
     """the same trajectories on the file's own cells"""
 
@@ -72,6 +66,10 @@ class Report:
             "trajectory_nrmse": [_finite(value) for value in self.trajectory_nrmse],
             "by_file": {name: _finite(value) for name, value in self.by_file.items()},
             "notes": list(self.notes),
+            "stages": {
+                stage: {name: _finite(value) if isinstance(value, float) else value for name, value in told.items()}
+                for stage, told in self.stages.items()
+            },
             "zero_shot": self.zero_shot.to_json() if self.zero_shot else None,
         }
 
@@ -86,6 +84,7 @@ class Report:
             trajectory_nrmse=tuple(_infinite(value) for value in data.get("trajectory_nrmse", ())),
             by_file={name: _infinite(value) for name, value in data.get("by_file", {}).items()},
             notes=tuple(data.get("notes", ())),
+            stages=dict(data.get("stages", {})),
             zero_shot=cls.from_json(data["zero_shot"]) if data.get("zero_shot") else None,
         )
 
@@ -95,10 +94,15 @@ def score(predictor: Predictor, trajectories: Trajectories, mode: str | None = N
 
     inf where a prediction is not finite. Validation, pruning, search and promotion all select on this number.
     """
-    row = _Row("rollout", predictor, mode)
+    row = Row("rollout", predictor, mode)
     for fields_BTXC, parameters_BP in batches(trajectories):
         row.add(fields_BTXC, parameters_BP)
     return row.metrics.scores().values["nrmse"]
+
+
+def no_skill_score(task: Task) -> float:
+    """The validation `score` of knowing nothing: the constant initial mean, of steady tasks the mean solution."""
+    return score(no_skill(task.spec, task.normalizer), task.validation)
 
 
 def evaluate_run(predictor: Predictor, task: Task, split: str = "test") -> Report:
@@ -114,9 +118,12 @@ def evaluate_run(predictor: Predictor, task: Task, split: str = "test") -> Repor
         "split_seed": task.config.split_seed,
         "data": task.fingerprint,
     }
-    report = evaluate(predictor, batches(trajectories), protocol)
+    report = evaluate(predictor, batches(trajectories), protocol, task.normalizer)
     if len(task.config.files) < 2:
         return report
+    # every file has as many trajectories as any other, so the mean over them is the mean over files as well
+    counts = np.bincount(trajectories.file_S, minlength=len(task.config.files))
+    assert (counts == counts[0]).all(), counts
     nrmse_S = np.array(report.trajectory_nrmse)
     by_file = {
         name: float(nrmse_S[trajectories.file_S == index].mean()) for index, name in enumerate(task.config.files)
@@ -124,20 +131,24 @@ def evaluate_run(predictor: Predictor, task: Task, split: str = "test") -> Repor
     return replace(report, by_file=by_file)
 
 
-def evaluate(predictor: Predictor, source: Iterable[Batch], protocol: dict[str, Any]) -> Report:
+def evaluate(
+    predictor: Predictor, source: Iterable[Batch], protocol: dict[str, Any], normalizer: Normalizer | None = None
+) -> Report:
     """All metrics over all batches of `source`, each read once.
 
-    `protocol` says where the trajectories come from; the rest of it is added here.
+    Args:
+        protocol: where the trajectories come from; the rest of it is added here.
+        normalizer: of the predictor's training split; steady tasks need it for their no-skill line.
     """
-    spec = predictor.spec
-    rows: list[_Row] = []
+    spec, equation = predictor.spec, EQUATIONS[predictor.spec.equation]
+    rows: list[Row] = []
     parameters: set[tuple[float, ...]] = set()
     frames = 0
     for fields_BTXC, parameters_BP in source:
         assert fields_BTXC.shape[2:] == (*spec.cells, spec.channels), (fields_BTXC.shape, spec)
         if not rows:
             frames = fields_BTXC.shape[1]
-            rows = list(_rows(predictor, frames))
+            rows = list(rows_of(predictor, frames, normalizer))
         for row in rows:
             row.add(fields_BTXC, parameters_BP)
         # float32 0.01 would print as 0.009999999776482582
@@ -147,7 +158,13 @@ def evaluate(predictor: Predictor, source: Iterable[Batch], protocol: dict[str, 
     scores = {row.name: row.metrics.scores() for row in rows}
     metrics = {f"{name}_nrmse": each.values["nrmse"] for name, each in scores.items()}
     metrics |= {f"rollout_{name}": value for name, value in scores["rollout"].values.items()}
-    metrics["one_step_nrmse_median"] = scores["one_step"].values["nrmse_median"]
+    if spec.channels > 1:
+        each_channel = zip(equation.channels, scores["rollout"].nrmse_C, strict=True)
+        metrics |= {f"rollout_nrmse[{name}]": value for name, value in each_channel}
+    if equation.steady:  # there is no time in which a correlation could be lost
+        del metrics["rollout_correlation_time"]
+    else:
+        metrics["one_step_nrmse_median"] = scores["one_step"].values["nrmse_median"]
     metrics["skill"] = skill(metrics["rollout_nrmse"], metrics["mean_rollout_nrmse"])
 
     curves = {"time": [spec.dt * (step + 1) for step in range(frames - 1)], **scores["rollout"].curves}
@@ -159,13 +176,13 @@ def evaluate(predictor: Predictor, source: Iterable[Batch], protocol: dict[str, 
             "equation": spec.equation,
             **protocol,
             "trajectories": len(scores["rollout"].nrmse_S),
-            "cells": spec.cells[0],
+            "cells": plain_cells(spec.cells),
             "frames": frames,
             "dt": spec.dt,
             "given_frames": 1,
             "predicted_frames": frames - 1,
             "parameters": [dict(zip(spec.parameter_names, each, strict=True)) for each in sorted(parameters)],
-            "coarse_solver_cells": _coarse_cells(spec) if "coarse_solver_rollout" in scores else None,
+            "coarse_solver_cells": coarse_cells(spec) if "coarse_solver_rollout" in scores else None,
             "pdebench_given_frames": PDEBENCH_GIVEN if "pdebench_rollout" in scores else None,
             "pdebench_predicted_frames": frames - PDEBENCH_GIVEN if "pdebench_rollout" in scores else None,
         },
@@ -175,6 +192,11 @@ def evaluate(predictor: Predictor, source: Iterable[Batch], protocol: dict[str, 
         trajectory_nrmse=tuple(scores["rollout"].nrmse_S.tolist()),
         notes=tuple(_lost(scores)),
     )
+
+
+def plain_cells(cells: tuple[int, ...]) -> int | list[int]:
+    """Cells as a protocol has them: a number of one axis, a list of several."""
+    return cells[0] if len(cells) == 1 else list(cells)
 
 
 def batches(trajectories: Trajectories) -> Iterator[Batch]:
@@ -190,78 +212,6 @@ def batches(trajectories: Trajectories) -> Iterator[Batch]:
 def batch_size(shape: tuple[int, ...]) -> int:
     """Trajectories of this shape (T, X, C) that are predicted at once."""
     return max(1, min(64, _BATCH_VALUES // math.prod(shape)))
-
-
-@dataclass
-class _Row:
-    """One predictor under one protocol, and what was measured of it so far."""
-
-    name: str
-    predictor: Predictor
-    mode: str | None = None
-    start: int = 0
-    """index of the given frame"""
-    one_step: bool = False
-    metrics: Metrics = field(init=False)
-    seconds: float = 0.0
-    trajectories: int = 0
-
-    def __post_init__(self) -> None:
-        self.metrics = Metrics(self.predictor.spec.dt)
-
-    @property
-    def seconds_per_trajectory(self) -> float:
-        return self.seconds / self.trajectories
-
-    def add(self, fields_BTXC: Tensor, parameters_BP: Tensor) -> None:
-        device = _device(self.predictor)
-        fields_BTXC, parameters_BP = fields_BTXC[:, self.start :].to(device), parameters_BP.to(device)
-        predict = self._one_step if self.one_step else self._rollout
-        if not self.trajectories:  # compiling kernels is not the cost of a trajectory
-            self._rollout(fields_BTXC[:1, :2], parameters_BP[:1])
-        begin = time.perf_counter()
-        prediction_BTXC = predict(fields_BTXC, parameters_BP).float().cpu()
-        self.seconds += time.perf_counter() - begin
-        self.trajectories += len(fields_BTXC)
-        self.metrics.add(prediction_BTXC, fields_BTXC[:, 1:].cpu())
-
-    @torch.no_grad()
-    def _rollout(self, fields_BTXC: Tensor, parameters_BP: Tensor) -> Tensor:
-        return self.predictor.rollout(fields_BTXC[:, 0], parameters_BP, fields_BTXC.shape[1] - 1, self.mode)
-
-    @torch.no_grad()
-    def _one_step(self, fields_BTXC: Tensor, parameters_BP: Tensor) -> Tensor:
-        """Every frame but the first, each predicted from the true frame before it."""
-        steps = range(fields_BTXC.shape[1] - 1)
-        return torch.cat([self.predictor.rollout(fields_BTXC[:, t], parameters_BP, 1, self.mode) for t in steps], dim=1)
-
-
-def _rows(predictor: Predictor, frames: int) -> Iterator[_Row]:
-    spec = predictor.spec
-    yield _Row("rollout", predictor)
-    yield _Row("one_step", predictor, one_step=True)
-    if getattr(predictor, "has_latent", False):
-        yield _Row("latent_rollout", predictor, mode="latent")
-        yield _Row("reencode_rollout", predictor, mode="reencode")
-    if frames > PDEBENCH_GIVEN:
-        yield _Row("pdebench_rollout", predictor, start=PDEBENCH_GIVEN - 1)
-    yield _Row("persistence_rollout", Persistence(spec))
-    yield _Row("persistence_one_step", Persistence(spec), one_step=True)
-    yield _Row("mean_rollout", InitialMean(spec))
-    if spec.equation in _SOLVERS and spec.channels == 1:
-        yield _Row("coarse_solver_rollout", CoarseSolver(spec, _coarse_cells(spec), _SOLVERS[spec.equation]))
-
-
-def _coarse_cells(spec: FieldSpec) -> int:
-    cells = spec.cells[0]
-    return cells // COARSENING if cells % COARSENING == 0 else cells
-
-
-def _device(predictor: Predictor) -> torch.device:
-    if isinstance(predictor, nn.Module):
-        for tensor in (*predictor.parameters(), *predictor.buffers()):
-            return tensor.device
-    return torch.device("cpu")
 
 
 def _lost(scores: dict[str, Scores]) -> Iterator[str]:

@@ -1,19 +1,19 @@
-"""Scoring a run on every trajectory of a file that it was not trained on. B batch, T frames, X cells."""
+"""Scoring a run on every trajectory of a file that it was not trained on. B batch, T frames, X all axes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from ups.core.errors import DataError, UserError
-from ups.core.types import Predictor
+from ups.core.types import FieldSpec, Predictor
 from ups.data.pdebench import FileInfo, inspect
-from ups.data.task import load_file
-from ups.evaluation.evaluate import Report, batches, evaluate
+from ups.data.task import Trajectories, load_file
+from ups.evaluation.evaluate import Report, batches, evaluate, plain_cells
 
 _CLOSE = 1e-4
 """relative; spacings are read from float32 coordinates"""
@@ -38,11 +38,12 @@ def evaluate_file(
     """
     spec = predictor.spec
     info = inspect(path)
-    if not math.isclose(info.length, spec.length, rel_tol=_CLOSE):
-        raise DataError(f"{path}: the domain must have the run's length {spec.length:g}, got {info.length:g}")
+    own, wanted = ([each.dx * cells for cells in each.cells] for each in (info, spec))
+    if len(own) != len(wanted) or not all(map(_close, own, wanted)):
+        raise DataError(f"{path}: the domain must have the run's length {_by_axis(wanted)}, got {_by_axis(own)}")
     time_stride, run_steps = _coinciding(info, spec.dt)
     stride = _whole(spec.dx / info.dx)
-    fits = stride is not None and info.cells[0] % stride == 0
+    fits = stride is not None and all(cells % stride == 0 for cells in info.cells)
 
     main = _row(predictor, info, stride if fits and stride else 1, time_stride, run_steps, cache)
     if any(Path(name).resolve() == Path(path).resolve() for name in trained_on):
@@ -53,7 +54,7 @@ def evaluate_file(
     try:
         return replace(main, zero_shot=_row(predictor, info, 1, time_stride, run_steps, cache))
     except _NoSuchGrid as error:
-        return replace(main, notes=(*main.notes, f"no row at the file's own {info.cells[0]} cells: {error}"))
+        return replace(main, notes=(*main.notes, f"no row at the file's own {_by_axis(info.cells)} cells: {error}"))
 
 
 class EveryNth(nn.Module):
@@ -73,17 +74,17 @@ class EveryNth(nn.Module):
         return own_BTXC[:, self.steps - 1 :: self.steps]
 
 
-def on_cells(predictor: Predictor, cells: int) -> Predictor:
-    """The predictor on a grid of another number of cells.
+def on_cells(predictor: Predictor, cells: tuple[int, ...]) -> Predictor:
+    """The predictor on a grid of other numbers of cells.
 
     Raises:
         UserError: it has a fixed grid.
     """
-    if predictor.spec.cells == (cells,):
+    if predictor.spec.cells == cells:
         return predictor
     with_cells = getattr(predictor, "with_cells", None)
     if with_cells is None:
-        raise _NoSuchGrid(f"{type(predictor).__name__} has a fixed grid of {predictor.spec.cells[0]} cells")
+        raise _NoSuchGrid(f"{type(predictor).__name__} has a fixed grid of {_by_axis(predictor.spec.cells)} cells")
     try:
         return with_cells(cells)
     except UserError as error:
@@ -98,17 +99,18 @@ def _row(
     predictor: Predictor, info: FileInfo, stride: int, time_stride: int, run_steps: int, cache: Path | None
 ) -> Report:
     run = predictor.spec
-    predictor = on_cells(predictor, info.cells[0] // stride)
+    predictor = on_cells(predictor, tuple(cells // stride for cells in info.cells))
     spec, trajectories = load_file(info.path, run.equation, space_stride=stride, time_stride=time_stride, cache=cache)
-    training = sorted({float(f"{value:.6g}") for value in getattr(predictor, "training_parameters", ())})
-    here = float(trajectories.parameters_SP[0, 0])
-    extrapolates = bool(training) and not any(math.isclose(here, seen, rel_tol=_CLOSE) for seen in training)
+    training = _distinct(getattr(predictor, "training_parameters", ()))
+    extrapolates = bool(training) and any(
+        not any(all(map(_close, here, seen)) for seen in training) for here in _distinct(trajectories.parameters_SP)
+    )
     notes = list(info.notes)
     if extrapolates:
-        seen = ", ".join(f"{value:g}" for value in training)
-        notes.append(f"extrapolation: {spec.parameter_names[0]} is {here:.6g}, the run was trained on {seen}")
+        notes.append(_extrapolation(spec, trajectories, training))
     if spec.cells != run.cells:
-        notes.append(f"zero-shot: {spec.cells[0]} cells, the run was trained on {run.cells[0]}")
+        notes.append(f"zero-shot: {_by_axis(spec.cells)} cells, the run was trained on {_by_axis(run.cells)}")
+    normalizer = getattr(predictor, "normalizer", None)
     if run_steps > 1:
         notes.append(f"one step of this table is {run_steps} steps of the run: the file's frames are that far apart")
         predictor = EveryNth(predictor, run_steps)
@@ -118,12 +120,34 @@ def _row(
         "space_stride": stride,
         "time_stride": time_stride,
         "run_dt": run.dt,
-        "run_cells": run.cells[0],
-        "training_parameters": training,
+        "run_cells": plain_cells(run.cells),
+        "training_parameters": [dict(zip(spec.parameter_names, each, strict=True)) for each in training],
         "extrapolation": extrapolates,
     }
-    report = evaluate(predictor, batches(trajectories), protocol)
+    report = evaluate(predictor, batches(trajectories), protocol, normalizer)
     return replace(report, notes=(*notes, *report.notes))
+
+
+def _extrapolation(spec: FieldSpec, trajectories: Trajectories, training: list[tuple[float, ...]]) -> str:
+    """That the file has other parameters than the run has seen, and which."""
+    names = spec.parameter_names
+    here = _distinct(trajectories.parameters_SP)
+    # what is the same everywhere is not what the predictor has to extrapolate in
+    varying = [place for place in range(len(names)) if len({each[place] for each in [*here, *training]}) > 1]
+    words = ["; ".join(_values(each, varying) for each in side) for side in (here, training)]
+    if len(varying) == 1:
+        words = [text.replace(";", ",") for text in words]
+    verb = "is" if len(varying) == 1 and len(here) == 1 else "are"
+    return f"extrapolation: {', '.join(names[p] for p in varying)} {verb} {words[0]}, the run was trained on {words[1]}"
+
+
+def _values(parameters: tuple[float, ...], places: list[int]) -> str:
+    return ", ".join(f"{parameters[place]:g}" for place in places)
+
+
+def _distinct(parameters_SP: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
+    """Each set of parameters once, ascending, without the rounding of float32."""
+    return sorted({tuple(float(f"{value:.6g}") for value in each) for each in parameters_SP})
 
 
 def _coinciding(info: FileInfo, run_dt: float) -> tuple[int, int]:
@@ -137,7 +161,15 @@ def _coinciding(info: FileInfo, run_dt: float) -> tuple[int, int]:
     return stride or 1, steps or 1
 
 
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=_CLOSE)
+
+
+def _by_axis(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:.6g}" for number in numbers)
+
+
 def _whole(ratio: float) -> int | None:
     """The ratio as a whole number of at least 1, None if it is not one."""
     nearest = round(ratio)
-    return nearest if nearest >= 1 and math.isclose(ratio, nearest, rel_tol=_CLOSE) else None
+    return nearest if nearest >= 1 and _close(ratio, nearest) else None

@@ -1,6 +1,6 @@
 """The named metrics of a rollout, gathered from batches of trajectories in bounded memory.
 
-Shapes: B samples of one batch, S samples in all, T frames, X cells, C channels, K rfft modes.
+Shapes: B samples of one batch, S samples in all, T frames, X the cells of all axes, C channels, K modes or shells.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Scores:
     """by name, one number per predicted frame"""
     nrmse_S: NDArray[np.float64]
     """mean over frames and channels; inf where the prediction left the finite range"""
+    nrmse_C: tuple[float, ...]
+    """mean over trajectories and frames of each channel"""
 
 
 class Metrics:
@@ -88,6 +90,7 @@ class Metrics:
             values={name: float(value) for name, value in values.items()},
             curves={name: values_T.tolist() for name, values_T in curves.items()},
             nrmse_S=nrmse_S,
+            nrmse_C=tuple(each["nrmse"].mean(dim=(0, 1)).tolist()),
         )
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from ups.core.errors import UserError
+from ups.core.physics import EQUATIONS
 from ups.core.runtime import write_atomic
 from ups.evaluation import plots
 from ups.evaluation.evaluate import Report
+from ups.evaluation.stages import number, stages_table
 
 FILE_NAME = "report.json"
 
@@ -32,7 +34,7 @@ _REFERENCES = ("coarse solver", "initial mean", "persistence")
 _MORE = {
     "one step": "one_step_nrmse",
     "one step, persistence": "persistence_one_step_nrmse",
-    "skill against the initial mean": "skill",
+    "skill": "skill",
     "pooled relative L2": "rollout_relative_l2",
     "VRMSE": "rollout_vrmse",
     "RMSE": "rollout_rmse",
@@ -53,6 +55,8 @@ _COMPARED = {
     "from 10th": "pdebench_rollout_nrmse",
     "skill": "skill",
 }
+_CHANNEL = "rollout_nrmse["
+"""what the name of a channel's own nRMSE begins with"""
 _SAME = ("equation", "data", "files", "split", "trajectories", "cells", "frames", "dt", "parameters")
 
 
@@ -75,40 +79,52 @@ def load_report(path: Path) -> Report:
         raise UserError(f"{path}: not a report of `ups train` or `ups evaluate --json`") from None
 
 
-def number(value: float | None) -> str:
-    """Four significant digits; a dash for a metric that this run does not have."""
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if math.isfinite(value) else "not finite"
-
-
 def protocol_line(report: Report) -> str:
     """What the numbers are numbers of, in one line: printed with every table."""
     p = report.protocol
     split = f"{p['split']} " if p.get("split") else ""
+    if _is_steady(report):
+        return f"{p['equation']}, {p['trajectories']} {split}samples, {cells_words(p)}, solution from coefficient"
     return (
-        f"{p['equation']}, {p['trajectories']} {split}trajectories, {p['cells']} cells, "
+        f"{p['equation']}, {p['trajectories']} {split}trajectories, {cells_words(p)}, "
         f"{p['frames']} frames, dt {p['dt']:.4g}, {p['given_frames']} given, {p['predicted_frames']} predicted"
     )
+
+
+def cells_words(protocol: Mapping[str, Any]) -> str:
+    """`256 cells`, `64 x 64 cells`."""
+    cells = protocol["cells"]
+    return f"{' x '.join(map(str, cells)) if isinstance(cells, list) else cells} cells"
 
 
 def report_table(report: Report, title: str) -> Group:
     """One report as it is printed: rows that anyone can check, further metrics, notes."""
     rollouts = Table()
-    rollouts.add_column("rollout nRMSE")
+    steady = _is_steady(report)
+    rollouts.add_column("nRMSE" if steady else "rollout nRMSE")
     rollouts.add_column("mean", justify="right")
-    rollouts.add_column("s/trajectory", justify="right")
+    rollouts.add_column("s/sample" if steady else "s/trajectory", justify="right")
     for label, name in _ROWS.items():
         if f"{name}_nrmse" in report.metrics:
-            seconds = report.cost.get(f"{name}_seconds")
             style = "bold" if name == "rollout" else ("dim" if label in _REFERENCES else "")
-            rollouts.add_row(label, number(report.metrics[f"{name}_nrmse"]), number(seconds), style=style)
+            cells = number(report.metrics[f"{name}_nrmse"]), number(report.cost.get(f"{name}_seconds"))
+            rollouts.add_row(_named(label, report), *cells, style=style)
     further = Table(show_header=False)
     further.add_column()
     further.add_column(justify="right")
-    for label, name in {"median of trajectories": "rollout_nrmse_median", **_MORE}.items():
+    channels = {
+        f"nRMSE of {name.removeprefix(_CHANNEL).removesuffix(']')}": name
+        for name in report.metrics
+        if name.startswith(_CHANNEL)
+    }
+    for label, name in {
+        **channels,
+        f"median of {'samples' if steady else 'trajectories'}": "rollout_nrmse_median",
+        **_MORE,
+    }.items():
         if name in report.metrics:
-            further.add_row(label, number(report.metrics[name]))
+            shown = f"skill against the {_named('initial mean', report)}" if name == "skill" else label
+            further.add_row(shown, number(report.metrics[name]))
     if "pdebench_rollout_nrmse" in report.metrics:
         given, predicted = (report.protocol[f"pdebench_{kind}_frames"] for kind in ("given", "predicted"))
         further.add_row(
@@ -118,11 +134,12 @@ def report_table(report: Report, title: str) -> Group:
     for name, value in report.by_file.items():
         further.add_row(Text(name), number(value))
     head = [Text(title, style="bold"), Text(protocol_line(report))]
-    parts: list[Table | Text | Group] = [*head, rollouts, further, *(Text(f"note: {note}") for note in report.notes)]
+    parts: list[Table | Text | Group] = [*head, rollouts, further]
+    if report.stages:
+        parts.append(stages_table(report.stages))
+    parts += [Text(f"note: {note}") for note in report.notes]
     if report.zero_shot:
-        parts.append(
-            report_table(report.zero_shot, f"{title}, zero-shot at {report.zero_shot.protocol['cells']} cells")
-        )
+        parts.append(report_table(report.zero_shot, f"{title}, zero-shot at {cells_words(report.zero_shot.protocol)}"))
     return Group(*parts)
 
 
@@ -147,7 +164,7 @@ def compare_rows(reports: Mapping[str, Report]) -> tuple[list[str], list[list[st
             one_step = first.metrics.get(f"{name.removesuffix('_rollout')}_one_step_nrmse")
             known = {"rollout_nrmse": first.metrics[f"{name}_nrmse"], "one_step_nrmse": one_step}
             cells = [number(known.get(column)) for column in shown.values()]
-            rows.append([label, *cells, "–", number(first.cost.get(f"{name}_seconds"))])
+            rows.append([_named(label, first), *cells, "–", number(first.cost.get(f"{name}_seconds"))])
     return ["run", *shown, "parameters", "s/trajectory"], rows
 
 
@@ -164,25 +181,31 @@ def compare_table(reports: Mapping[str, Report]) -> Group:
     """Several runs side by side for the terminal."""
     header, rows = compare_rows(reports)
     first = next(iter(reports.values()))
+    references = {_named(label, first) for label in _REFERENCES}
     table = Table()
     for label in header:
         table.add_column(label, justify="left" if label == "run" else "right")
     for row in rows:
-        table.add_row(*map(Text, row), style="dim" if row[0] in _REFERENCES else "")
+        table.add_row(*map(Text, row), style="dim" if row[0] in references else "")
     return Group(
         Text(f"nRMSE: {protocol_line(first)}"), table, *(Text(line, style="yellow") for line in _warnings(reports))
     )
 
 
 def compare_png(reports: Mapping[str, Report]) -> bytes:
-    """Error over time of every run, with the rows that know nothing, as a PNG."""
+    """Error over time of every run, with the rows that know nothing, as a PNG; of steady tasks, which have no time,
+    the error alone."""
     first = next(iter(reports.values()))
-    references = {
-        label: first.curves[f"{_ROWS[label]}_nrmse"] for label in _REFERENCES if f"{_ROWS[label]}_nrmse" in first.curves
-    }
+    names = {_named(label, first): f"{_ROWS[label]}_nrmse" for label in _REFERENCES}
+    title = protocol_line(first)
+    if _is_steady(first):
+        errors = {run: report.metrics["rollout_nrmse"] for run, report in reports.items()}
+        known = {label: first.metrics[name] for label, name in names.items() if name in first.metrics}
+        return plots.png(plots.error_bars(errors, known, title=title))
+    references = {label: first.curves[name] for label, name in names.items() if name in first.curves}
     longest = max((report.curves["time"] for report in reports.values()), key=len)
     lines = {run: report.curves["nrmse"] for run, report in reports.items()}
-    return plots.png(plots.error_over_time(lines, references, longest, title=protocol_line(first)))
+    return plots.png(plots.error_over_time(lines, references, longest, title=title))
 
 
 def compare_html(reports: Mapping[str, Report]) -> str:
@@ -190,8 +213,9 @@ def compare_html(reports: Mapping[str, Report]) -> str:
     header, rows = compare_rows(reports)
     first = next(iter(reports.values()))
     head = "".join(f"<th>{html.escape(label)}</th>" for label in header)
+    references = {_named(label, first) for label in _REFERENCES}
     body = "\n".join(
-        f"<tr{' class=reference' if row[0] in _REFERENCES else ''}>"
+        f"<tr{' class=reference' if row[0] in references else ''}>"
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
         + "</tr>"
         for row in rows
@@ -201,6 +225,15 @@ def compare_html(reports: Mapping[str, Report]) -> str:
     return _PAGE.format(
         protocol=html.escape(protocol_line(first)), head=head, body=body, warnings=warnings, image=image
     )
+
+
+def _is_steady(report: Report) -> bool:
+    return EQUATIONS[report.protocol["equation"]].steady
+
+
+def _named(label: str, report: Report) -> str:
+    """The no-skill line by what it is: a steady task has no initial field."""
+    return "mean solution" if label == "initial mean" and _is_steady(report) else label
 
 
 def _warnings(reports: Mapping[str, Report]) -> list[str]:
