@@ -12,18 +12,13 @@ import yaml
 from pydantic import Field, model_validator
 
 from ups.core.errors import ConfigError
+from ups.core.physics import EQUATIONS
 from ups.core.runtime import RuntimeConfig
 from ups.core.schema import Schema
 from ups.data.task import TaskConfig
 from ups.inference.surrogate import ModelConfig
 from ups.training.loop import LoggingConfig
-from ups.training.stages.operator import OperatorStage
-
-
-class StagesConfig(Schema):
-    """The stages in the order in which they are trained."""
-
-    operator: OperatorStage.Config = Field(default_factory=OperatorStage.Config)
+from ups.training.pipeline import DEPLOYED_AS, StagesConfig
 
 
 class RunConfig(ModelConfig):
@@ -49,6 +44,10 @@ class RunConfig(ModelConfig):
                 raise ValueError("a baseline has no latent: its inverse loss weights must be 0")
             if self.inference.rollout == "latent":
                 raise ValueError("a baseline has no latent: inference.rollout must be reencode")
+        self.stages.check(steady=EQUATIONS[self.task.equation].steady, has_latent=self.baseline is None)
+        trained = [DEPLOYED_AS[name] for name in self.stages.later()]
+        if self.inference.corrector not in ("auto", "none", *trained):
+            raise ValueError(f"inference.corrector: no stage trains {self.inference.corrector}, set its epochs above 0")
         return self
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from ups.config import RunConfig, dump_yaml, load_config
+from ups.core.artifacts import ArtifactStore
 from ups.core.errors import UserError
 from ups.core.runtime import pick_device, write_atomic
 from ups.core.types import FieldSpec, Progress, Report, RunResult, Status
 from ups.data.normalization import Normalizer
 from ups.data.task import Task, load_task
 from ups.evaluation.evaluate import evaluate_run
-from ups.inference.surrogate import Surrogate, load_surrogate
-from ups.training.loop import StageResult, train_stage
-from ups.training.stages.operator import OperatorStage
+from ups.evaluation.report import FILE_NAME, save_report
+from ups.inference.surrogate import Surrogate
+from ups.training.pipeline import DEPLOYED_AS, Pipeline
 
 RESULT = "result.json"
 
@@ -35,8 +36,12 @@ def train_run(
     resume: bool = False,
     evaluate_on: Literal["test", "none"] = "test",
     task: Task | None = None,
+    store: Path | None = None,
 ) -> RunResult:
     """Train what `config` says into the folder `out`.
+
+    Stages that `store` holds are taken from there and new ones are published to it; by default a run keeps its
+    artifacts to itself, in `out/store`.
 
     Expected failures (EXPLODED, NOT_FINITE, STALLED, OUT_OF_MEMORY) are a status of the result. With `resume`, a
     finished run returns its recorded result and an unfinished one goes on from `last`, exactly on one device.
@@ -56,40 +61,49 @@ def train_run(
     # from here on nothing that a user wrote can be refused: no folder is left half-written
     write_atomic(out / "config.yaml", dump_yaml(config).encode())
     write_atomic(out / "split.json", json.dumps(task.manifest).encode())
-    stage = OperatorStage(config.stages.operator, surrogate, task, config.runtime)
     with open(out / "progress.jsonl", "a", encoding="utf-8") as lines:
-        trained = train_stage(
-            stage,
-            folder=out / "checkpoints",
-            facts=_facts(config, surrogate, task),
+        pipeline = Pipeline(
+            config=config,
+            stages=config.stages,
             runtime=config.runtime,
             logging=config.logging,
+            task=task,
+            surrogate=surrogate,
+            folder=out,
+            store=ArtifactStore(store or out / "store"),
+            facts=_facts(config, surrogate, task),
             report=_both(_to_lines(lines), report),
             resume=resume,
         )
-    if trained.status is Status.COMPLETE and evaluate_on == "test":
-        evaluation = evaluate_run(load_surrogate(out, device=str(device)), task, "test")
-        write_atomic(out / "report.json", json.dumps(evaluation.to_json(), indent=1).encode())
-    return _finish(out, surrogate, trained)
+        status, reason = pipeline.run()
+    if status is Status.COMPLETE:
+        pipeline.save(out / "checkpoints" / "best.safetensors")
+        if evaluate_on == "test":
+            evaluation = evaluate_run(pipeline.deploy(), task, "test")
+            stages = {name: each.to_json() for name, each in pipeline.summaries.items()}
+            save_report(replace(evaluation, stages=stages), out / FILE_NAME)
+    return _finish(out, pipeline, status, reason)
 
 
 def build_run_surrogate(config: RunConfig, task: Task) -> Surrogate:
     """The untrained model of a run; its weights are determined by `runtime.seed`."""
-    parameters = tuple(sorted({float(value) for value in task.train.parameters_SP[:, 0]}))
+    parameters = tuple(sorted({tuple(map(float, row)) for row in task.train.parameters_SP}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.runtime.seed)
         return config.build(task.spec, task.normalizer, parameters)
 
 
 def count_parameters(config: RunConfig, spec: FieldSpec) -> int:
-    """Trainable numbers of a config's model, without allocating it.
+    """Trainable numbers of a config's model and of what its later stages train, without allocating them.
 
     Raises:
         ConfigError: the model does not fit the task's grid (an INFEASIBLE trial).
     """
     unit = Normalizer((0.0,) * spec.channels, (1.0,) * spec.channels)
     with torch.device("meta"):
-        return config.build(spec, unit, (1.0,)).num_parameters
+        surrogate = config.build(spec, unit, ((1.0,) * len(spec.parameter_names),))
+        corrections = [config.build_correction(DEPLOYED_AS[name], spec) for name in config.stages.later()]
+    return sum(parameter.numel() for part in (surrogate, *corrections) for parameter in part.parameters())
 
 
 def load_result(folder: Path) -> RunResult:
@@ -102,7 +116,8 @@ def load_result(folder: Path) -> RunResult:
     if not path.is_file():
         raise UserError(f"{folder}: no finished run here ({RESULT} is missing)")
     data = json.loads(path.read_text(encoding="utf-8"))
-    return RunResult(**{**data, "status": Status(data["status"]), "folder": folder})
+    known = {**data, "status": Status(data["status"]), "folder": folder}
+    return RunResult(**{**known, "reused_stages": tuple(data["reused_stages"])})
 
 
 def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
@@ -134,15 +149,18 @@ def _facts(config: RunConfig, surrogate: Surrogate, task: Task) -> dict[str, Any
     }
 
 
-def _finish(out: Path, surrogate: Surrogate, trained: StageResult) -> RunResult:
+def _finish(out: Path, pipeline: Pipeline, status: Status, reason: str) -> RunResult:
+    summaries = pipeline.summaries
     result = RunResult(
-        status=trained.status,
-        reason=trained.reason,
-        score=trained.best,
-        milestones=trained.milestones,
-        seconds=trained.seconds,
-        parameters=surrogate.num_parameters,
+        status=status,
+        reason=reason,
+        score=pipeline.score,
+        milestones=pipeline.milestones,
+        seconds=pipeline.seconds,
+        parameters=sum(each.parameters for each in summaries.values()),
         folder=out,
+        reused_stages=tuple(name for name, each in summaries.items() if each.reused),
+        stages={name: each.to_json() for name, each in summaries.items()},
     )
     plain = {**asdict(result), "folder": None}
     write_atomic(out / RESULT, json.dumps(plain, indent=1).encode())

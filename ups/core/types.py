@@ -96,6 +96,10 @@ class RunResult:
     """training and validation time, summed over restarts"""
     parameters: int
     folder: Path
+    reused_stages: tuple[str, ...] = ()
+    """found in the artifact store; their time is not part of `seconds`"""
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """by stage: status, score_before, score_after, kept, seconds, parameters, reused, note"""
 
 
 class Predictor(Protocol):

@@ -1,8 +1,12 @@
-"""A trained model as a predictor of physical fields. B batch, T frames, X cells, C channels, P parameters."""
+"""A trained model as a predictor of physical fields.
+
+B batch, T frames, X cells of every axis, C channels, P parameters, N latent tokens, D latent width, K members of an ensemble.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,19 +15,26 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ups.baselines.fno import Fno
-from ups.core.checkpoint import load_checkpoint
+from ups.baselines.unet import Unet
+from ups.core.checkpoint import Checkpoint, load_checkpoint
 from ups.core.errors import UserError
 from ups.core.physics import EQUATIONS
+from ups.core.runtime import generator
 from ups.core.schema import Schema
 from ups.core.types import FieldSpec
 from ups.data.normalization import Normalizer
+from ups.models.corrector import Corrector, Solver, Student
 from ups.models.decoder import Decoder, GridDecoder
 from ups.models.encoder import GridEncoder, LatentConfig
 from ups.models.frame import CanonicalFrame
 from ups.models.latent import LatentModel
-from ups.models.operator import PdetStack
+from ups.models.operator import Operator, PdetStack
+from ups.models.steady_prior import SteadyPrior
 
 Mode = Literal["latent", "reencode"]
+Baseline = Fno.Config | Unet.Config
+Correction = Literal["none", "diffusion", "student", "prior"]
+"""what is done to a latent after A: nothing, the sampled residual, its few-step student, a draw of the steady prior"""
 
 
 class InferenceConfig(Schema):
@@ -32,6 +43,15 @@ class InferenceConfig(Schema):
     rollout: Mode = "reencode"
     """latent: encode once, advance, decode; reencode: decode and encode again after every `reencode_every` steps"""
     reencode_every: int = Field(1, ge=1)
+    corrector: Literal["auto"] | Correction = "auto"
+    """auto: whatever scored best on validation when it was trained; a stage that worsened the score is left out"""
+    sampler_steps: int = Field(4, ge=1)
+    """steps from noise to a residual"""
+    solver: Solver = "euler"
+    temperature: float = Field(1.0, ge=0)
+    """deviation of the noise that sampling starts from; 0 gives the same residual every time"""
+    student_steps: int = Field(1, ge=1, le=2)
+    """evaluations of the student for one residual"""
 
 
 class Surrogate(nn.Module):
@@ -42,15 +62,21 @@ class Surrogate(nn.Module):
 
     def __init__(
         self,
-        model: LatentModel | Fno,
+        model: LatentModel | Fno | Unet,
         spec: FieldSpec,
         normalizer: Normalizer,
-        symmetry: str,
+        symmetry: Literal["none", "auto"],
         inference: InferenceConfig,
-        training_parameters: tuple[float, ...],
+        training_parameters: tuple[tuple[float, ...], ...],
+        corrections: Mapping[str, Corrector] | None = None,
+        chosen: Correction = "none",
     ) -> None:
         super().__init__()
         self.model = model
+        self.corrections = nn.ModuleDict(dict(corrections or {}))
+        """trained ones by name: diffusion, student, prior"""
+        self.chosen = chosen
+        """what `inference.corrector: auto` stands for"""
         self.spec = spec
         self.normalizer = normalizer
         self.symmetry = symmetry
@@ -58,37 +84,103 @@ class Surrogate(nn.Module):
         self.inference = inference
         self.training_parameters = training_parameters
         self.equation = EQUATIONS[spec.equation]
-        typical = torch.tensor([normalizer.std[0]]), torch.tensor([[_middle(training_parameters)]])
+        typical = torch.tensor([normalizer.std[0]]), torch.tensor([_middle(training_parameters)])
         self.register_buffer("reference_F", self.equation.numbers(*typical, spec.dt, spec.length)[0])
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Of everything that takes part in a prediction."""
+        parts = [self.model] + ([self.corrections[self.correction]] if self.correction != "none" else [])
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
     @property
     def has_latent(self) -> bool:
         return self.model.has_latent
 
-    def with_cells(self, cells: int) -> Surrogate:
+    @property
+    def correction(self) -> Correction:
+        """What is done after every step of the operator.
+
+        Raises:
+            UserError: `inference.corrector` names one that was not trained.
+        """
+        name = self.chosen if self.inference.corrector == "auto" else self.inference.corrector
+        if name != "none" and name not in self.corrections:
+            trained = ", ".join(self.corrections) or "none"
+            raise UserError(f"inference.corrector: {name} was not trained, choose auto or one of: {trained}")
+        return name
+
+    def with_cells(self, cells: int | tuple[int, ...]) -> Surrogate:
         """The same weights on a grid of another number of cells over the same domain.
 
         Raises:
-            UserError: the model has a fixed grid.
+            UserError: too few cells, or cells that are no longer squares.
         """
-        if cells < 8:
-            raise UserError(f"cells: at least 8, got {cells}")
-        spec = FieldSpec(**{**self.spec.to_json(), "cells": (cells,), "parameter_names": self.spec.parameter_names})
-        other = Surrogate(self.model, spec, self.normalizer, self.symmetry, self.inference, self.training_parameters)
-        return other.to(self.reference_F.device).train(self.training)
+        cells = (cells,) * self.spec.axes if isinstance(cells, int) else cells
+        if min(cells) < 8:
+            raise UserError(f"cells: at least 8 along each axis, got {' x '.join(map(str, cells))}")
+        if any(
+            here * self.spec.cells[0] != there * cells[0] for here, there in zip(cells, self.spec.cells, strict=True)
+        ):
+            raise UserError(
+                f"cells: must keep the proportions of {' x '.join(map(str, self.spec.cells))}, "
+                f"got {' x '.join(map(str, cells))}"
+            )
+        return self._copy(spec=replace(self.spec, cells=cells))
+
+    def with_inference(self, **changes: Any) -> Surrogate:
+        """The same weights, rolled out in another way: keys of `InferenceConfig`."""
+        return self._copy(inference=self.inference.override(changes))
+
+    def with_corrections(self, corrections: Mapping[str, Corrector], chosen: Correction) -> Surrogate:
+        """The same operator with these corrections, of which `chosen` is the deployed one."""
+        return self._copy(corrections=corrections, chosen=chosen)
+
+    def _copy(self, **changes: Any) -> Surrogate:
+        parts: dict[str, Any] = {
+            "model": self.model,
+            "spec": self.spec,
+            "normalizer": self.normalizer,
+            "symmetry": self.symmetry,
+            "inference": self.inference,
+            "training_parameters": self.training_parameters,
+            "corrections": dict(self.corrections.items()),
+            "chosen": self.chosen,
+        }
+        return Surrogate(**{**parts, **changes}).to(self.reference_F.device).train(self.training)
 
     @torch.no_grad()
     def rollout(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None = None) -> Tensor:
-        """Frames 1..steps after `initial_BXC` as (B, steps, X, C), physical units in and out."""
+        """Frames 1..steps after `initial_BXC` as (B, steps, X, C), physical units in and out.
+
+        Equal calls give equal frames: the noise of a correction is a function of the step alone.
+        """
+        return self._rollout(initial_BXC, parameters_BP, steps, mode, (0, 0))
+
+    @torch.no_grad()
+    def sample(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, *, members: int, seed: int = 0) -> Tensor:
+        """An ensemble of rollouts (K, B, steps, X, C), each with noise of its own; member 0 of seed 0 is `rollout`.
+
+        Without a correction all members are equal.
+        """
+        drawn = [self._rollout(initial_BXC, parameters_BP, steps, None, (seed, member)) for member in range(members)]
+        return torch.stack(drawn)
+
+    def _rollout(
+        self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None, noise: tuple[int, int]
+    ) -> Tensor:
         mean = self.frame.mean(initial_BXC)
         start = initial_BXC - mean[:, 0]
-        return self.frame.leave(self.unroll(start, parameters_BP, steps, mode), mean, first=1)
+        return self.frame.leave(self.unroll(start, parameters_BP, steps, mode, noise), mean, first=1)
 
-    def unroll(self, start_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None = None) -> Tensor:
+    def unroll(
+        self,
+        start_BXC: Tensor,
+        parameters_BP: Tensor,
+        steps: int,
+        mode: str | None = None,
+        noise: tuple[int, int] = (0, 0),
+    ) -> Tensor:
         """Frames 1..steps in the co-moving frame (B, steps, X, C), differentiable."""
         mode = mode or self.inference.rollout
         if not self.has_latent:
@@ -98,46 +190,78 @@ class Surrogate(nn.Module):
         frames: list[Tensor] = []
         field = start_BXC
         while len(frames) < steps:
-            frames.extend(self._stretch(field, parameters_BP, min(stride, steps - len(frames))))
+            here = min(stride, steps - len(frames))
+            frames.extend(self._stretch(field, parameters_BP, here, (*noise, len(frames))))
             field = frames[-1]
         return torch.stack(frames, dim=1)
 
     def normalise(self, field_BXC: Tensor, parameters_BP: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the model is given: the canonical field, its condition, and (offset, scale) to undo it."""
+        """What the model is given: the canonical field, its condition, and (offset, scale) to undo it.
+
+        `(physical - offset) / scale` is the canonical form of a prediction, too.
+        """
+        space = tuple(range(1, field_BXC.ndim - 1))
+        like_B1C = [len(field_BXC), *(1 for _ in space), -1]
         std = field_BXC.new_tensor(self.normalizer.std)
         if self.frame.scales:
             # the floor keeps a field that has decayed to nothing finite
-            scale = (field_BXC.square().mean((1, 2), keepdim=True) + (1e-3 * std[0]) ** 2).sqrt()
+            size = field_BXC.square().mean((*space, -1), keepdim=True)
+            scale = (size + (1e-3 * std[0]) ** 2).sqrt()
             offset = torch.zeros_like(scale)
         else:
-            scale = std.expand(len(field_BXC), 1, -1)
+            scale = std.expand(like_B1C)
             mean = torch.zeros_like(std) if self.frame.subtracts_mean else field_BXC.new_tensor(self.normalizer.mean)
-            offset = mean.expand(len(field_BXC), 1, -1)
-        numbers = self.equation.numbers(scale[:, 0, 0], parameters_BP, self.spec.dt, self.spec.length)
-        return (field_BXC - offset) / scale, numbers - self.reference_F, offset, scale
+            offset = mean.expand(like_B1C)
+        numbers = self.equation.numbers(scale.flatten(1)[:, 0], parameters_BP, self.spec.dt, self.spec.length)
+        given = self.normalizer.given
+        canonical = (field_BXC - offset) / scale if given is None else given.normalize(field_BXC)
+        return canonical, numbers - self.reference_F, offset, scale
 
-    def _stretch(self, field_BXC: Tensor, parameters_BP: Tensor, steps: int) -> list[Tensor]:
-        """`steps` frames from one encoding."""
+    def _stretch(
+        self, field_BXC: Tensor, parameters_BP: Tensor, steps: int, noise: tuple[int, int, int]
+    ) -> list[Tensor]:
+        """`steps` frames from one encoding; `noise` is the seed, the member, and the index of the first frame."""
         canonical, features, offset, scale = self.normalise(field_BXC, parameters_BP)
-        if not isinstance(self.model, LatentModel) or steps == 1:
-            return [self._physical(self.model.step(canonical, features), offset, scale)]
-        cells = field_BXC.shape[1]
+        if not isinstance(self.model, LatentModel) or (steps == 1 and self.correction == "none"):
+            return [self.physical(self.model.step(canonical, features), offset, scale)]
+        cells = tuple(field_BXC.shape[1:-1])
         latent = self.model.encode(canonical)
-        rest = canonical - self.model.decode(latent, cells)
+        rest = 0.0 if self.equation.steady else canonical - self.model.decode(latent, cells)
         frames = []
-        for _ in range(steps):
-            latent = self.model.advance(latent, features)
-            frames.append(self._physical(rest + self.model.decode(latent, cells), offset, scale))
+        for step in range(steps):
+            after = self.model.advance(latent, features)
+            latent = self.correct(latent, after, features, (*noise[:2], noise[2] + step))
+            frames.append(self.physical(rest + self.model.decode(latent, cells), offset, scale))
         return frames
 
-    def _physical(self, canonical_BXC: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
+    def correct(self, latent_BND: Tensor, after_BND: Tensor, features: Tensor, noise: tuple[int, int, int]) -> Tensor:
+        """The operator's result `after`, corrected as deployed. The noise depends neither on the batch nor on its
+        size: every sample of a batch gets the same."""
+        name = self.correction
+        if name == "none":
+            return after_BND
+        correction = self.corrections[name]
+        assert isinstance(correction, Corrector)
+        drawn_ND = torch.randn(after_BND.shape[1:], generator=generator("noise", *noise)).to(after_BND)
+        start = (self.inference.temperature * drawn_ND).expand_as(after_BND)
+        if isinstance(correction, Student):
+            end = correction.few_steps(start, after_BND, latent_BND, features, self.inference.student_steps)
+        else:
+            steps, solver = self.inference.sampler_steps, self.inference.solver
+            end = correction.integrate(start, after_BND, latent_BND, features, steps, solver)[:, -1]
+        return correction.apply_to(after_BND, end)
+
+    def physical(self, canonical_BXC: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
+        """The inverse of `normalise` for a prediction."""
         field = canonical_BXC * scale + offset
         # the frame took the conserved mean out: what a model adds to it is an error
-        return field - field.mean(1, keepdim=True) if self.frame.subtracts_mean else field
+        space = tuple(range(1, field.ndim - 1))
+        return field - field.mean(space, keepdim=True) if self.frame.subtracts_mean else field
 
 
-def _middle(values: tuple[float, ...]) -> float:
-    return sorted(values)[len(values) // 2]
+def _middle(sets: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
+    """The median of each parameter."""
+    return tuple(sorted(values)[len(values) // 2] for values in zip(*sets, strict=True))
 
 
 class ModelConfig(Schema):
@@ -147,47 +271,79 @@ class ModelConfig(Schema):
     """auto: take the equation's exact symmetries out before the model (the canonical frame)"""
     latent: LatentConfig = LatentConfig()
     encoder: GridEncoder.Config = GridEncoder.Config()
-    operator: PdetStack.Config = PdetStack.Config()
+    operator: Operator = Field(default_factory=PdetStack.Config, discriminator="kind")
     decoder: Decoder = Field(default_factory=GridDecoder.Config, discriminator="kind")
-    baseline: Fno.Config | None = None
+    corrector: Operator = Field(default_factory=PdetStack.Config, discriminator="kind")
+    """the velocity network of the diffusion residual, of its student, and of the steady prior"""
+    baseline: Baseline | None = Field(None, discriminator="kind")
     """when given, this field-space model is trained instead of encoder, operator and decoder"""
     inference: InferenceConfig = InferenceConfig()
 
     @field_validator("decoder", mode="before")
     @classmethod
-    def _default_kind(cls, value: Any) -> Any:
+    def _default_decoder(cls, value: Any) -> Any:
         return {"kind": "grid", **value} if isinstance(value, Mapping) else value
 
-    def build(self, spec: FieldSpec, normalizer: Normalizer, training_parameters: tuple[float, ...]) -> Surrogate:
-        """The untrained predictor.
+    @field_validator("operator", "corrector", mode="before")
+    @classmethod
+    def _default_operator(cls, value: Any) -> Any:
+        return {"kind": "pdet_stack", **value} if isinstance(value, Mapping) else value
+
+    def build(
+        self, spec: FieldSpec, normalizer: Normalizer, training_parameters: tuple[tuple[float, ...], ...]
+    ) -> Surrogate:
+        """The untrained predictor: model alone, no correction.
 
         Raises:
             ConfigError: the model does not fit the grid of `spec`.
         """
         features = EQUATIONS[spec.equation].num_numbers
-        model: LatentModel | Fno
+        model: LatentModel | Fno | Unet
         if self.baseline is not None:
             model = self.baseline.build(spec, features)
         else:
             model = LatentModel(self.encoder, self.operator, self.decoder, self.latent, spec, features)
         return Surrogate(model, spec, normalizer, self.symmetry, self.inference, training_parameters)
 
+    def build_correction(self, name: str, spec: FieldSpec) -> Corrector:
+        """An untrained `diffusion`, `student` or `prior`."""
+        kind = {"diffusion": Corrector, "student": Student, "prior": SteadyPrior}[name]
+        return kind(self.corrector, spec, self.latent, EQUATIONS[spec.equation].num_numbers)
 
-def load_surrogate(run: Path, device: str = "cpu", checkpoint: str = "best") -> Surrogate:
-    """The trained predictor of a run folder (its `best` or `last`), or of one checkpoint file.
+
+def load_surrogate(run: Path, device: str = "cpu") -> Surrogate:
+    """The trained predictor of a run folder as it is deployed, or of one checkpoint file.
+
+    Of a run that has not finished it is the best operator so far, without corrections.
 
     Raises:
         DataError: nothing trained there, or the file is damaged.
     """
-    saved = load_checkpoint(run if run.is_file() else run / "checkpoints" / f"{checkpoint}.safetensors")
+    saved = load_checkpoint(checkpoint_of(run))
+    return surrogate_of(saved).to(device).eval()
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The file that `load_surrogate` reads."""
+    if run.is_file():
+        return run
+    deployed = run / "checkpoints" / "best.safetensors"
+    operator = run / "checkpoints" / "operator" / "best.safetensors"
+    return operator if operator.is_file() and not deployed.is_file() else deployed
+
+
+def surrogate_of(saved: Checkpoint) -> Surrogate:
+    """The predictor that a checkpoint holds."""
     facts = saved.facts
     config = ModelConfig.parse({name: facts["config"][name] for name in ModelConfig.model_fields})
+    spec = FieldSpec.from_json(facts["spec"])
     surrogate = config.build(
-        FieldSpec.from_json(facts["spec"]),
+        spec,
         Normalizer.from_json(facts["normalizer"]),
-        tuple(facts["training_parameters"]),
+        tuple(tuple(each) for each in facts["training_parameters"]),
     )
+    corrections = {name: config.build_correction(name, spec) for name in facts.get("corrections", ())}
+    surrogate = surrogate.with_corrections(corrections, facts.get("chosen", "none"))
     # `last` keeps the raw weights beside the averaged ones; what is deployed is the average
-    weights = saved.group("ema") or saved.group("model")
-    surrogate.load_state_dict(weights)
-    return surrogate.to(device).eval()
+    surrogate.load_state_dict(saved.group("ema") or saved.group("model"))
+    return surrogate

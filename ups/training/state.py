@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ups.core.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from ups.training.guard import GradientGuard
@@ -28,6 +28,13 @@ class TrainState:
     """of the latest update"""
     best: float | None = None
     milestones: dict[str, float] = field(default_factory=dict)
+    parameters: list[Tensor] = field(init=False)
+    averages: list[Tensor] = field(init=False)
+    """of `parameters`, in their order"""
+
+    def __post_init__(self) -> None:
+        self.parameters = list(self.model.parameters())
+        self.averages = list(self.ema.parameters())
 
     @classmethod
     def start(cls, model: nn.Module, optimizer: torch.optim.Optimizer, guard: GradientGuard) -> TrainState:
@@ -35,8 +42,9 @@ class TrainState:
         ema.requires_grad_(False)
         return cls(model, ema, optimizer, guard)
 
+    @torch.no_grad()  # else the average drags the graph of every update behind it
     def update_ema(self, decay: float) -> None:
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
 
     def to_checkpoint(self, facts: dict[str, Any]) -> Checkpoint:
         """`last`: everything; `facts` of the run travel along."""

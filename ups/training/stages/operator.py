@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from ups.baselines.persistence import InitialMean
 from ups.core.runtime import RuntimeConfig
 from ups.data.task import Task
 from ups.evaluation.evaluate import score
+from ups.evaluation.rows import no_skill
 from ups.inference.surrogate import Surrogate
 from ups.training.batches import Batch, WindowSampler
 from ups.training.loop import StageConfig
@@ -16,27 +16,30 @@ from ups.training.losses import LossesConfig, operator_loss
 
 
 class OperatorStage:
-    """Loss of model.md section 4 on windows of the training split; score on the validation split."""
+    """Loss of model.md section 4 on windows of the training split; score on the validation split.
+
+    Raises:
+        ConfigError: a loss term that means nothing for the task.
+    """
 
     class Config(StageConfig):
+        epochs: int = Field(10, ge=1)
         losses: LossesConfig = Field(default_factory=LossesConfig)
 
     name = "operator"
 
     def __init__(self, config: Config, surrogate: Surrogate, task: Task, runtime: RuntimeConfig) -> None:
+        config.losses.check(task.spec, symmetry=surrogate.symmetry, has_latent=surrogate.has_latent)
         self.config = config
         self.model: nn.Module = surrogate
         self.surrogate = surrogate
         self.validation = task.validation
-        self.sampler = WindowSampler(
-            task.train,
-            task.spec.equation,
-            config.batch_size,
-            config.windows_per_trajectory,
-            runtime.seed,
-            config.augment,
+        self.seed = runtime.seed
+        self.space_stride = task.config.space_stride
+        self.sampler = WindowSampler.of_task(
+            task, config.batch_size, config.windows_per_trajectory, runtime.seed, config.augment
         )
-        self.no_skill = score(InitialMean(task.spec), task.validation)
+        self.no_skill: float | None = score(no_skill(task.spec, task.normalizer), task.validation)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -46,17 +49,18 @@ class OperatorStage:
         losses = self.config.losses
         frames = self.sampler.trajectories.fields_STXC.shape[1]
         steps = min(losses.rollout.steps_at(share, index), frames - 1)
-        device = next(self.model.parameters()).device
+        device = self.surrogate.reference_F.device
         batch = self.sampler.batch(index, steps + 1)
-        batch = Batch(batch.fields_BTXC.to(device), batch.parameters_BP.to(device))
+        queries_Q = losses.queries.draw(self.surrogate.spec.cells, self.seed, index)
         return operator_loss(
             self.surrogate,
-            batch,
+            Batch(batch.fields_BTXC.to(device), batch.parameters_BP.to(device)),
             losses,
             steps=steps,
             mode=self._mode(index),
-            inverse_encoding=self._inverse("inverse_encoding", index, epoch),
-            inverse_decoding=self._inverse("inverse_decoding", index, epoch),
+            weights=losses.weights(index, epoch, self.config.epochs),
+            queries_Q=None if queries_Q is None else queries_Q.to(device),
+            space_stride=self.space_stride,
         )
 
     def score(self, model: nn.Module) -> float:
@@ -71,7 +75,3 @@ class OperatorStage:
         if mode == "alternate":
             return "latent" if index % 2 else "reencode"
         return mode
-
-    def _inverse(self, name: str, index: int, epoch: float) -> float:
-        term = getattr(self.config.losses, name)
-        return 0.0 if index % term.every else term.at(epoch, self.config.epochs)

@@ -1,0 +1,300 @@
+"""The stages of a run in their order: each is found in the store or trained, and named by what determines it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+
+from ups.core.artifacts import ArtifactStore
+from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.runtime import RuntimeConfig, write_atomic
+from ups.core.schema import Schema, fingerprint
+from ups.core.types import Progress, Report, Status
+from ups.data.task import Task
+from ups.inference.surrogate import Correction, ModelConfig, Surrogate
+from ups.models.corrector import Corrector, Student
+from ups.training.flow_matching import PairStageConfig
+from ups.training.latents import VERSION as LATENTS_VERSION
+from ups.training.latents import Pairs, open_pairs, residual_scale, write_pairs
+from ups.training.loop import LoggingConfig, Stage, StageResult, train_stage
+from ups.training.stages.consistency_distill import ConsistencyDistillStage
+from ups.training.stages.diff_residual import DiffResidualStage
+from ups.training.stages.operator import OperatorStage
+from ups.training.stages.steady_prior import SteadyPriorStage
+
+VERSIONS = {"operator": 1, "diff_residual": 1, "consistency_distill": 1, "steady_prior": 1}
+"""raised by hand when a stage learns something else from the same config"""
+DEPLOYED_AS: dict[str, Correction] = {
+    "diff_residual": "diffusion",
+    "consistency_distill": "student",
+    "steady_prior": "prior",
+}
+_RESULT = "result.json"
+
+
+class StagesConfig(Schema):
+    """The stages in the order in which they are trained; `epochs: 0`, or null, leaves a later one out."""
+
+    operator: OperatorStage.Config = Field(default_factory=OperatorStage.Config)
+    diff_residual: DiffResidualStage.Config = Field(default_factory=DiffResidualStage.Config)
+    consistency_distill: ConsistencyDistillStage.Config = Field(default_factory=ConsistencyDistillStage.Config)
+    steady_prior: SteadyPriorStage.Config = Field(default_factory=SteadyPriorStage.Config)
+
+    @field_validator("diff_residual", "consistency_distill", "steady_prior", mode="before")
+    @classmethod
+    def _null_is_off(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    def later(self) -> list[str]:
+        """The names of the stages after the operator's that are on."""
+        return [name for name in DEPLOYED_AS if getattr(self, name).epochs > 0]
+
+    def check(self, *, steady: bool, has_latent: bool) -> None:
+        """Raises ValueError for stages that do not go together, or not with the task."""
+        later = self.later()
+        if later and not has_latent:
+            raise ValueError(f"a baseline has no latent: stages.{later[0]}.epochs must be 0")
+        if "consistency_distill" in later and "diff_residual" not in later:
+            raise ValueError("stages.consistency_distill needs a teacher: stages.diff_residual.epochs must be above 0")
+        if steady and "diff_residual" in later:
+            raise ValueError(
+                "a steady task has no time: its prior is stages.steady_prior, set diff_residual.epochs to 0"
+            )
+        if not steady and "steady_prior" in later:
+            raise ValueError("stages.steady_prior is for steady tasks, set its epochs to 0")
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a stage cost and brought."""
+
+    status: Status
+    score_before: float | None
+    """validation rollout_nrmse of what was deployed without the stage"""
+    score_after: float | None
+    """and of the predictor with it, at the stage's best validation"""
+    kept: bool
+    """whether it is part of the deployed predictor"""
+    seconds: float
+    parameters: int
+    reused: bool
+    """found in the store"""
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "status": str(self.status)}
+
+
+@dataclass
+class Pipeline:
+    """Trains the stages of one run into `folder`; `surrogate` is the untrained predictor."""
+
+    config: ModelConfig
+    stages: StagesConfig
+    runtime: RuntimeConfig
+    logging: LoggingConfig
+    task: Task
+    surrogate: Surrogate
+    folder: Path
+    store: ArtifactStore
+    facts: dict[str, Any]
+    """travel in every checkpoint that is a predictor"""
+    report: Report
+    resume: bool
+    summaries: dict[str, StageSummary] = field(default_factory=dict)
+    milestones: dict[str, float] = field(default_factory=dict)
+    corrections: dict[str, Corrector] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
+    _best: float | None = None
+    """score of what would be deployed now"""
+
+    def run(self) -> tuple[Status, str]:
+        """Train or find every stage; the status is that of the first one that did not complete."""
+        for name in ("operator", *self.stages.later()):
+            result, reused = self._obtain(name)
+            self._note(name, result, reused)
+            if result.status is not Status.COMPLETE:
+                return result.status, result.reason
+        return Status.COMPLETE, ""
+
+    @property
+    def score(self) -> float | None:
+        """Validation rollout_nrmse of the deployed predictor."""
+        return self._best
+
+    @property
+    def seconds(self) -> float:
+        return sum(each.seconds for each in self.summaries.values() if not each.reused)
+
+    def deploy(self) -> Surrogate:
+        """The predictor with its corrections, of which the one that scored best is chosen."""
+        chosen: Correction = "none"
+        for name, summary in self.summaries.items():
+            if name in DEPLOYED_AS and summary.kept:
+                chosen = DEPLOYED_AS[name]
+        return self.surrogate.with_corrections(self.corrections, chosen).eval()
+
+    def save(self, path: Path) -> None:
+        """Write the deployed predictor as one checkpoint."""
+        deployed = self.deploy()
+        tensors = {f"model.{name}": value for name, value in deployed.state_dict().items()}
+        facts = {"corrections": list(self.corrections), "chosen": deployed.chosen, "score": self._best}
+        save_checkpoint(path, Checkpoint(tensors, self.facts | facts))
+
+    def _obtain(self, name: str) -> tuple[StageResult, bool]:
+        """The stage's result and whether it was found; afterwards its weights are in place."""
+        key = self._keys[name] = self._key(name)
+        folder = self.folder / "checkpoints" / name
+        found = self.store.find(key)
+        # a run that is resumed has its own copy of what it finished, even where the store was emptied since
+        if self.resume and (folder / _RESULT).is_file():
+            result = _load_result(folder / _RESULT)
+            reused = bool(json.loads((folder / _RESULT).read_text()).get("reused"))
+        elif found is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found / "best.safetensors", folder / "best.safetensors")
+            result, reused = _load_result(found / _RESULT), True
+            write_atomic(folder / _RESULT, json.dumps({**_plain(result), "reused": True}).encode())
+        else:
+            result, reused = self._train(name, folder), False
+            write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
+            if result.status is Status.COMPLETE:
+                self.store.publish(key, lambda temporary: _copy_stage(folder, temporary))
+        if result.status is Status.COMPLETE:
+            self._load(name, folder)
+        return result, reused
+
+    def _train(self, name: str, folder: Path) -> StageResult:
+        return train_stage(
+            self.build_stage(name),
+            folder=folder,
+            facts=self.facts if name == "operator" else {"stage": name},
+            runtime=self.runtime,
+            logging=self.logging,
+            report=self._reporter(name),
+            resume=self.resume,
+        )
+
+    def build_stage(self, name: str) -> Stage:
+        """The stage, untrained, on top of what was trained or found before it."""
+        seed = self.runtime.seed
+        if name == "operator":
+            return OperatorStage(self.stages.operator, self.surrogate, self.task, self.runtime)
+        config = getattr(self.stages, name)
+        pairs = self._pairs(config)
+        frozen = self.surrogate.eval().requires_grad_(False)
+        correction = self._new(name)
+        if name == "consistency_distill":
+            assert isinstance(correction, Student)
+            teacher = self.corrections["diffusion"]
+            correction.load_state_dict(teacher.state_dict())
+            return ConsistencyDistillStage(config, correction, teacher, frozen, self.task, pairs, seed)
+        correction.scale.fill_(residual_scale(pairs, residual=name == "diff_residual"))
+        stage = {"diff_residual": DiffResidualStage, "steady_prior": SteadyPriorStage}[name]
+        return stage(config, correction, frozen, self.task, pairs, seed)
+
+    def _new(self, name: str) -> Corrector:
+        """The untrained correction of a stage, determined by the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.runtime.seed)
+            correction = self.config.build_correction(DEPLOYED_AS[name], self.task.spec)
+        return correction.to(self.surrogate.reference_F.device)
+
+    def _load(self, name: str, folder: Path) -> None:
+        weights = load_checkpoint(folder / "best.safetensors").group("model")
+        if name == "operator":
+            self.surrogate.load_state_dict(weights)
+        else:
+            correction = self._new(name)
+            correction.load_state_dict(weights)
+            self.corrections[DEPLOYED_AS[name]] = correction.eval().requires_grad_(False)
+
+    def _pairs(self, config: PairStageConfig) -> Pairs:
+        """The latents that a later stage trains on, encoded once."""
+        what = {
+            "windows_per_trajectory": config.windows_per_trajectory,
+            "horizon": config.steps_before,
+            "seed": self.runtime.seed,
+            "augment": config.augment,
+            "encoded": config.encoded_target,
+        }
+        key = fingerprint(["latents", LATENTS_VERSION, self._keys["operator"], what])
+        fill: Callable[[Path], None] = lambda folder: write_pairs(folder, self.surrogate.eval(), self.task, **what)  # type: ignore[arg-type]  # noqa: E731
+        return open_pairs(self.store.publish(key, fill))
+
+    def _key(self, name: str) -> str:
+        """Fingerprint of exactly what the stage is given."""
+        config, inference = self.config, self.config.inference
+        common = [name, VERSIONS[name], getattr(self.stages, name).model_dump(mode="json")]
+        machine = [self.runtime.seed, self.runtime.precision]
+        if name == "operator":
+            parts = ("symmetry", "latent", "encoder", "operator", "decoder", "baseline")
+            model = {part: value for part, value in config.model_dump(mode="json").items() if part in parts}
+            rollout = [inference.rollout, inference.reencode_every]
+            return fingerprint([*common, *machine, model, rollout, self.task.fingerprint])
+        sampling = [inference.sampler_steps, inference.solver, inference.temperature]
+        if name == "consistency_distill":
+            sampling.append(inference.student_steps)
+        above = self._keys["diff_residual" if name == "consistency_distill" else "operator"]
+        return fingerprint([*common, *machine, config.corrector.model_dump(mode="json"), sampling, above])
+
+    def _note(self, name: str, result: StageResult, reused: bool) -> None:
+        """Keep the account of a stage, and decide whether it is deployed."""
+        before, after = self._best, result.best
+        forced = self.config.inference.corrector
+        better = after is not None and (before is None or after < before)
+        kept = better if forced == "auto" or name == "operator" else forced == DEPLOYED_AS[name]
+        if kept and name != "operator":
+            # one correction is deployed, not one after the other
+            for other in DEPLOYED_AS:
+                if other in self.summaries:
+                    self.summaries[other] = replace(self.summaries[other], kept=False)
+        for key, score in result.milestones.items():
+            self.milestones[key] = self._deployed_score(name, score)
+        if kept:
+            self._best = after
+        part = self.surrogate.model if name == "operator" else self.corrections.get(DEPLOYED_AS[name])
+        parameters = sum(parameter.numel() for parameter in part.parameters()) if part is not None else 0
+        note = "; ".join([*([result.reason] if result.reason else []), *result.warnings])
+        self.summaries[name] = StageSummary(
+            result.status, before, after, kept, result.seconds, parameters, reused, note
+        )
+
+    def _deployed_score(self, name: str, score: float) -> float:
+        """What a later stage's score means for the run: it is left out where it does not help."""
+        if name == "operator" or self._best is None or self.config.inference.corrector != "auto":
+            return score
+        return min(score, self._best)
+
+    def _reporter(self, name: str) -> Report:
+        """Progress with the score of what would be deployed; the stage's own is a detail."""
+
+        def report(progress: Progress) -> None:
+            if progress.score is not None and name != "operator":
+                detail = {**progress.detail, "stage_score": progress.score}
+                progress = replace(progress, score=self._deployed_score(name, progress.score), detail=detail)
+            self.report(progress)
+
+        return report
+
+
+def _copy_stage(folder: Path, temporary: Path) -> None:
+    for name in ("best.safetensors", _RESULT):
+        shutil.copyfile(folder / name, temporary / name)
+
+
+def _plain(result: StageResult) -> dict[str, Any]:
+    return {**asdict(result), "status": str(result.status)}
+
+
+def _load_result(path: Path) -> StageResult:
+    data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    known = {name: data[name] for name in StageResult.__dataclass_fields__}
+    return StageResult(**{**known, "status": Status(data["status"])})
