@@ -28,7 +28,17 @@ def burgers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ups.data.generators import generate
 
     out = tmp_path_factory.mktemp("burgers") / "burgers.h5"
-    return generate("burgers", out, parameter=0.01, trajectories=24, cells=32, frames=9, dt=0.05, seed=3, oversample=2)
+    return generate(
+        "burgers",
+        out,
+        parameters={"nu": 0.01},
+        trajectories=24,
+        cells=32,
+        frames=9,
+        dt=0.05,
+        seed=3,
+        oversample=2,
+    )
 
 
 @pytest.fixture(scope="session")

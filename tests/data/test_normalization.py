@@ -49,3 +49,13 @@ def test_precision_and_json_are_kept():
     assert normalizer.normalize(torch.zeros(3, 1)).dtype == torch.float32
     assert normalizer.normalize(np.zeros((3, 1), np.float32)).dtype == np.float32
     assert Normalizer.from_json(json.loads(json.dumps(normalizer.to_json()))) == normalizer
+
+
+def test_the_given_field_of_a_steady_task_has_moments_of_its_own():
+    normalizer = Normalizer((0.1,), (0.3,), given=Normalizer((5.0,), (2.0,)))
+    assert Normalizer.from_json(json.loads(json.dumps(normalizer.to_json()))) == normalizer
+    assert normalizer.given is not None
+    assert normalizer.given.normalize(np.array([[7.0]])).tolist() == [[1.0]]
+    # checkpoints that were written before know no given field
+    assert Normalizer.from_json({"mean": [0.1], "std": [0.3]}) == Normalizer((0.1,), (0.3,))
+    assert "given" not in Normalizer((0.1,), (0.3,)).to_json()

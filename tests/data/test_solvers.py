@@ -162,7 +162,7 @@ def test_length_and_viscosity_scale_together():
 @pytest.mark.parametrize("nu", [0.001, 0.01, 0.1])
 def test_pdebenchs_own_trajectories_come_out_again(nu, shared_file, tmp_path):
     path = shared_file(nu)
-    out = generate("burgers", tmp_path / "again.h5", parameter=nu, initial=path)
+    out = generate("burgers", tmp_path / "again.h5", parameters={"nu": nu}, initial=path)
     with h5py.File(path) as theirs, h5py.File(out) as ours:
         truth, solved = theirs["tensor"][:].astype(np.float64), ours["tensor"][:]
     nrmse_ST = np.sqrt(((solved - truth) ** 2).mean(axis=2) / (truth**2).mean(axis=2))

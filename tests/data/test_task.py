@@ -12,6 +12,7 @@ import pytest
 
 import ups.data.task
 from ups.core.errors import ConfigError, DataError
+from ups.core.physics import EQUATIONS
 from ups.data.pdebench import read_reduced, write_tensor_file
 from ups.data.task import TaskConfig, load_file, load_task
 
@@ -182,6 +183,18 @@ def test_a_users_own_array_becomes_a_task(tmp_path):
     assert task.spec.parameter_names == ("beta",)
 
 
+def test_every_equation_can_be_a_task():
+    assert [config("a.h5", equation=name).equation for name in EQUATIONS] == list(EQUATIONS)
+
+
+def test_a_layout_that_does_not_suit_the_equation(small_file):
+    path = small_file(eta=1.0)
+    with pytest.raises(
+        DataError, match=r"holds 1 channels on 1 axes in the layout 'tensor', darcy needs 1 on 2 in 'darcy'"
+    ):
+        load_task(config(path, equation="darcy"))
+
+
 def test_a_whole_file_without_a_split(small_file):
     path = small_file(Nu=0.3)
     spec, everything = load_file(path, "burgers", space_stride=4, time_stride=2, frames=3)
@@ -208,7 +221,7 @@ def test_pdebenchs_files_are_read_as_they_are(shared_file):
 @pytest.mark.parametrize(
     ("second", "line"),
     [
-        ({"Nu": 0.1, "rho": 1.0}, r"second.h5: holds reaction-diffusion, the task's equation is burgers"),
+        ({"Nu": 0.1, "rho": 1.0}, r"second.h5: holds reaction_diffusion, the task's equation is burgers"),
         ({"beta": 0.1}, r"second.h5: holds advection, the task's equation is burgers"),
         ({"eta": 0.1}, r"second.h5: attribute 'nu' expected .* found eta"),
         ({"shape": (12, 11, 32)}, r"second.h5: files of one task must agree in cells"),
@@ -241,7 +254,7 @@ def test_too_few_trajectories(small_file):
         ({"frames": 1}, "frames: .*greater than or equal to 2, got 1"),
         ({"train": 0}, "train: .*greater than or equal to 1, got 0"),
         ({"files": []}, "files"),
-        ({"equation": "heat"}, "equation: .*'burgers' or 'advection', got 'heat'"),
+        ({"equation": "heat"}, "equation: .*'burgers', .* or 'darcy', got 'heat'"),
         ({"strid": 2}, "strid: unknown key"),
     ],
 )

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ups.cli.terminal import console, counting, run_app, say, training
+from ups.cli.config import Config, Overrides, config_app
+from ups.cli.data import data_app
+from ups.cli.terminal import console, run_app, say, training
 from ups.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,14 +25,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
 )
-data_app = typer.Typer(help="Generate and inspect PDEBench-format files.")
-config_app = typer.Typer(help="Show and compare configs.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
 Run = Annotated[Path, typer.Argument(help="A run folder, written by `ups train`.", metavar="RUN")]
-Config = Annotated[str, typer.Argument(help="A YAML file, or the bare name of a shipped config.", metavar="CONFIG")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Values to replace.", metavar="[path=value ...]")]
 
 
 class Split(StrEnum):
@@ -42,69 +40,6 @@ class Split(StrEnum):
 def main() -> int:
     """Entry point of `python -m ups`; gives the exit code."""
     return run_app(app)
-
-
-@data_app.command("generate")
-def data_generate(
-    equation: Annotated[str, typer.Argument(help="burgers or advection.", metavar="EQUATION")],
-    out: Annotated[Path, typer.Option(help="HDF5 file to write.")],
-    nu: Annotated[float | None, typer.Option(help="Burgers: the viscosity is nu/pi. [0.01]")] = None,
-    beta: Annotated[float | None, typer.Option(help="Advection: the speed. [0.4]")] = None,
-    trajectories: Annotated[int | None, typer.Option(help="How many. [1024, or all of --initial]")] = None,
-    cells: Annotated[int | None, typer.Option(help="Cells stored. [1024, or those of --initial]")] = None,
-    frames: Annotated[int, typer.Option(help="Frames, the initial one included.")] = 201,
-    dt: Annotated[float, typer.Option(help="Time between two frames.")] = 0.01,
-    oversample: Annotated[int, typer.Option(help="Solve on that many times the cells and stride.")] = 1,
-    seed: Annotated[int, typer.Option(help="Draws the initial fields.")] = 0,
-    initial: Annotated[Path | None, typer.Option(help="Evolve the first frames of this file.")] = None,
-) -> None:
-    """Generate trajectories in PDEBench's layout.
-
-    Example: ups data generate burgers --nu 0.01 --trajectories 64 --cells 256 --out data/burgers.h5
-    """
-    from ups.data.generators import generate
-
-    parameter = _parameter(equation, {"nu": nu, "beta": beta})
-    with counting(f"{equation} to {out}", "trajectories") as count:
-        generate(
-            equation,
-            out,
-            parameter=parameter,
-            trajectories=trajectories,
-            cells=cells,
-            frames=frames,
-            dt=dt,
-            seed=seed,
-            initial=initial,
-            oversample=oversample,
-            on_progress=count,
-        )
-    print(out)
-
-
-@data_app.command("inspect")
-def data_inspect(file: Annotated[Path, typer.Argument(help="An HDF5 file.", metavar="FILE")]) -> None:
-    """Say what a file holds, without reading its fields.
-
-    Example: ups data inspect data/burgers.h5
-    """
-    from ups.data.pdebench import inspect
-
-    info = inspect(file)
-    facts = {
-        "file": info.path,
-        "layout": info.family,
-        "equation": info.equation or "not stated",
-        "trajectories": info.trajectories,
-        "frames": f"{info.frames}, dt {info.dt:g}",
-        "cells": f"{' x '.join(map(str, info.cells))}, length {info.length:g}",
-        "channels": info.channels,
-        "parameters": ", ".join(f"{name} {value:g}" for name, value in info.parameters.items()) or "none",
-    }
-    for name, value in facts.items():
-        print(f"{name:<13}{value}")
-    for note in info.notes:
-        print(f"{'note':<13}{note}")
 
 
 @app.command("train")
@@ -121,7 +56,8 @@ def train(
     from ups.config import load_config, parse_overrides
     from ups.core.types import Status
     from ups.evaluation.report import FILE_NAME, load_report, report_table
-    from ups.run import train_run
+    from ups.evaluation.stages import with_stages
+    from ups.run import RESULT, train_run
 
     run_config = load_config(config, parse_overrides(overrides or []))
     out = out or Path("runs") / Path(config).stem
@@ -131,7 +67,7 @@ def train(
         say(f"{result.status}: {result.reason}", 1)
         raise typer.Exit(1)
     if (out / FILE_NAME).is_file():
-        console().print(report_table(load_report(out / FILE_NAME), str(out)))
+        console().print(report_table(with_stages(load_report(out / FILE_NAME), out / RESULT), str(out)))
     print(out)
 
 
@@ -142,7 +78,7 @@ def evaluate(
     split: Annotated[Split | None, typer.Option(help="Which of the run's own trajectories. [test]")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
 ) -> None:
-    """Score a trained run in physical units, beside persistence, the initial mean and a coarse solver.
+    """Score a trained run in physical units, beside rows that need no training.
 
     Example: ups evaluate runs/first --data data/other_nu.h5 --json report.json
     """
@@ -151,14 +87,16 @@ def evaluate(
     from ups.evaluation.evaluate import evaluate_run
     from ups.evaluation.foreign import evaluate_file
     from ups.evaluation.report import report_table, save_report
+    from ups.evaluation.stages import with_stages
     from ups.inference.surrogate import load_surrogate
+    from ups.run import RESULT
 
     surrogate = load_surrogate(run)
     if data is not None:
         trained_on = _task_config(_facts_of(run)).files
         report, title = evaluate_file(surrogate, data, trained_on), f"{run} on {data}"
     else:
-        report = evaluate_run(surrogate, _task_of(run), split or Split.TEST)
+        report = with_stages(evaluate_run(surrogate, _task_of(run), split or Split.TEST), run / RESULT)
         title = str(run)
     console().print(report_table(report, title))
     if json is not None:
@@ -170,7 +108,7 @@ def rollout(
     run: Run,
     out: Annotated[Path, typer.Option(help="A picture (.png) or the fields (.h5).")],
     trajectory: Annotated[int, typer.Option(help="Number within the run's test trajectories.", min=0)] = 0,
-    cells: Annotated[int | None, typer.Option(help="Predict on another grid. [the run's]", min=1)] = None,
+    cells: Annotated[int | None, typer.Option(help="Cells along each axis. [the run's]", min=1)] = None,
 ) -> None:
     """Predict one test trajectory from its first frame.
 
@@ -209,51 +147,6 @@ def compare(
     if out is not None:
         write_atomic(out, compare_png(reports) if out.suffix == ".png" else compare_html(reports).encode())
         print(out)
-
-
-@config_app.command("show")
-def config_show(config: Config, overrides: Overrides = None) -> None:
-    """Print the complete config, defaults and includes filled in.
-
-    Example: ups config show burgers1d latent.tokens=32
-    """
-    from ups.config import dump_yaml, load_config, parse_overrides
-
-    print(dump_yaml(load_config(config, parse_overrides(overrides or []))), end="")
-
-
-@config_app.command("diff")
-def config_diff(
-    a: Annotated[str, typer.Argument(help="A config.", metavar="A")],
-    b: Annotated[str, typer.Argument(help="Another one.", metavar="B")],
-) -> None:
-    """List the values in which two configs differ.
-
-    Example: ups config diff burgers1d runs/first/config.yaml
-    """
-    from ups.config import diff, load_config
-
-    for path, (left, right) in diff(load_config(a), load_config(b)).items():
-        print(f"{path}: {left} -> {right}")
-
-
-def _parameter(equation: str, given: dict[str, float | None]) -> float:
-    """The equation's own parameter among the options.
-
-    Raises:
-        UserError: unknown equation, or the parameter of another one.
-    """
-    from ups.core.physics import EQUATIONS
-
-    defaults = {"nu": 0.01, "beta": 0.4}
-    if equation not in EQUATIONS:
-        raise UserError(f"EQUATION: must be one of {', '.join(EQUATIONS)}, got {equation!r}")
-    (own,) = EQUATIONS[equation].parameters
-    for name, value in given.items():
-        if name != own and value is not None:
-            raise UserError(f"--{name}: {equation} has no {name}, its parameter is --{own}")
-    value = given[own]
-    return defaults[own] if value is None else value
 
 
 def _task_of(run: Path, cells: int | None = None) -> Task:

@@ -28,6 +28,8 @@ class Equation:
     """of files that do not say otherwise"""
     defaults: dict[str, float] = field(default_factory=dict)
     """values of parameters that PDEBench's own files leave unsaid"""
+    signed: tuple[str, ...] = ()
+    """parameters that may be zero or negative"""
     steady: bool = False
     """frame 0 is a given coefficient field and frame 1 the solution; there is no time"""
     conserves_mean: bool = False
@@ -96,6 +98,7 @@ EQUATIONS: dict[str, Equation] = {
             axes=1,
             channels=("u",),
             parameters=("beta",),
+            signed=("beta",),
             conserves_mean=True,
             free_mean=True,
             amplitude=True,

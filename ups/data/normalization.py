@@ -17,7 +17,10 @@ class Normalizer:
     """Per-channel mean and standard deviation, for fields whose last axis is the channel."""
 
     mean: tuple[float, ...]
+    """of the predicted field"""
     std: tuple[float, ...]
+    given: Normalizer | None = None
+    """of the given field where that is another quantity than the predicted one: steady tasks"""
 
     def __post_init__(self) -> None:
         assert len(self.mean) == len(self.std)
@@ -32,11 +35,13 @@ class Normalizer:
         return field_LC * _like(field_LC, self.std) + _like(field_LC, self.mean)
 
     def to_json(self) -> dict[str, Any]:
-        return {"mean": list(self.mean), "std": list(self.std)}
+        own = {"mean": list(self.mean), "std": list(self.std)}
+        return own if self.given is None else {**own, "given": self.given.to_json()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Normalizer:
-        return cls(tuple(data["mean"]), tuple(data["std"]))
+        given = data.get("given")
+        return cls(tuple(data["mean"]), tuple(data["std"]), None if given is None else cls.from_json(given))
 
 
 class Moments:

@@ -1,12 +1,13 @@
 """A task: files, strides, horizon, split and normalisation, fixed before anything is trained.
 
-S trajectories, T frames, X cells, C channels, P parameters of the equation.
+S trajectories, T frames, X.. cells of each axis, C channels, P parameters of the equation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from ups.core.schema import Schema, fingerprint
 from ups.core.types import FieldSpec
 from ups.data.cache import Array32, default_folder, file_identity, load_reduced
 from ups.data.normalization import Moments, Normalizer
-from ups.data.pdebench import FileInfo, check_reduction, inspect, read_trajectories
+from ups.data.pdebench import FAMILY_OF, FileInfo, check_reduction, inspect, read_trajectories
 from ups.data.splits import NAMES, split_trajectories
 
 # raised by hand when the content or the order of cached arrays changes
@@ -30,16 +31,16 @@ _LAYOUT = 1
 class TaskConfig(Schema):
     """What is learned from which data. A search may not change it."""
 
-    equation: Literal["burgers", "advection"]
+    equation: Literal["burgers", "advection", "reaction_diffusion", "diffusion_reaction", "navier_stokes", "darcy"]
     """the equation that the files must hold"""
     files: tuple[str, ...] = Field(min_length=1)
     """PDEBench-format files, relative to the working directory; several are joined, each counts the same"""
     space_stride: int = Field(1, ge=1)
-    """keep every n-th cell; divides the number of cells"""
+    """keep every n-th cell along every axis; divides the numbers of cells"""
     time_stride: int = Field(1, ge=1)
     """keep every n-th frame; the model's dt is that of the file times n"""
     frames: int | None = Field(None, ge=2)
-    """frames after striding; null keeps all"""
+    """frames after striding; null keeps all; a steady task has its two"""
     train: int = Field(ge=1)
     """training trajectories of each file"""
     validation: int = Field(ge=1)
@@ -55,7 +56,7 @@ class Trajectories:
     """Trajectories of one part of a task, file after file, each file's in ascending order."""
 
     fields_STXC: Array32
-    """physical units; usually a read-only memory map"""
+    """physical units; usually a read-only memory map; steady tasks have two frames, the given field and the solution"""
     parameters_SP: Array32
     file_S: NDArray[np.int64]
     """position of the trajectory's file in the task's list"""
@@ -76,7 +77,7 @@ class Task:
     validation: Trajectories
     test: Trajectories
     normalizer: Normalizer
-    """from the training part alone"""
+    """from the training part alone; of a steady task's solution, with `given` for its given field"""
     fingerprint: str
     """sha256 of the reduced data, its parameters and the split; no path enters"""
     manifest: dict[str, Any]
@@ -167,8 +168,10 @@ class _Rows:
         """`parts` holds numbers of trajectories; the first part is the one that trains."""
         self.infos = infos
         self.parts = parts
+        self.steady = EQUATIONS[spec.equation].steady
         self.reduction = {"space_stride": space_stride, "time_stride": time_stride, "frames": frames}
-        self.moments = Moments(spec.channels)
+        self.channels = spec.channels
+        self._forget()
         count = len(infos) * sum(len(part) for part in parts)
         self.shape = (count, frames, *spec.cells, spec.channels)
 
@@ -176,35 +179,41 @@ class _Rows:
         files = [file_identity(info.path) for info in self.infos]
         return fingerprint([_LAYOUT, files, self.reduction, [list(part) for part in self.parts]])
 
+    def _forget(self) -> None:
+        self.moments, self.given = Moments(self.channels), Moments(self.channels)
+
     def __iter__(self) -> Iterator[Array32]:
-        self.moments = Moments(self.shape[-1])
+        self._forget()
         for place, part in enumerate(self.parts):
             for info in self.infos:
                 for fields_TXC in read_trajectories(info, trajectories=part, **self.reduction):
-                    if place == 0:
+                    if place == 0 and self.steady:
+                        self.given.add(fields_TXC[0])
+                        self.moments.add(fields_TXC[1])
+                    elif place == 0:
                         self.moments.add(fields_TXC)
                     yield fields_TXC
 
     def facts(self) -> dict[str, Any]:
-        return {"normalizer": self.moments.normalizer().to_json()}
+        normalizer = self.moments.normalizer()
+        if self.steady:
+            normalizer = replace(normalizer, given=self.given.normalizer())
+        return {"normalizer": normalizer.to_json()}
 
 
 def _joined(
     infos: list[FileInfo], equation: str, space_stride: int, time_stride: int, frames: int | None
 ) -> tuple[FieldSpec, int]:
     """The fields that all files hold after striding, and how many frames of them."""
+    known = EQUATIONS[equation]
     first = infos[0]
     counts = [check_reduction(info, space_stride, time_stride, frames) for info in infos]
     for info, count in zip(infos, counts, strict=True):
-        if info.equation is not None and info.equation != equation:
-            raise DataError(f"{info.path}: holds {info.equation}, the task's equation is {equation}")
-        here, there = (
-            (info.cells, info.length, info.dt, count),
-            (first.cells, first.length, first.dt, counts[0]),
-        )
+        _refuse_other_equation(info, equation)
+        here, there = _shared(info, equation, count), _shared(first, equation, counts[0])
         if here != there:
             raise DataError(
-                f"{info.path}: files of one task must agree in cells, length, dt and frames, "
+                f"{info.path}: files of one task must agree in cells, length, dt, frames and boundary, "
                 f"got {here}, but {there} in {first.path}"
             )
     spec = FieldSpec(
@@ -213,19 +222,40 @@ def _joined(
         channels=first.channels,
         length=first.length,
         dt=float(f"{first.dt * time_stride:.6g}"),
-        parameter_names=EQUATIONS[equation].parameters,
+        parameter_names=known.parameters,
+        boundary=first.boundary or known.boundary,
     )
     return spec, counts[0]
 
 
+def _shared(info: FileInfo, equation: str, frames: int) -> tuple[Any, ...]:
+    return (info.cells, info.length, info.dt, frames, info.boundary or EQUATIONS[equation].boundary)
+
+
+def _refuse_other_equation(info: FileInfo, equation: str) -> None:
+    known = EQUATIONS[equation]
+    if info.equation is not None and info.equation != equation:
+        raise DataError(f"{info.path}: holds {info.equation}, the task's equation is {equation}")
+    if FAMILY_OF[equation].name != info.family or info.channels != len(known.channels):
+        raise DataError(
+            f"{info.path}: holds {info.channels} channels on {len(info.cells)} axes in the layout '{info.family}', "
+            f"{equation} needs {len(known.channels)} on {known.axes} in '{FAMILY_OF[equation].name}'"
+        )
+
+
 def _parameters(info: FileInfo, spec: FieldSpec) -> Array32:
     """(P) values in the order of the spec's names."""
+    known = EQUATIONS[spec.equation]
     for name in spec.parameter_names:
         if name not in info.parameters:
             raise DataError(
                 f"{info.path}: attribute '{name}' expected (upper or lower case) with the parameter of "
                 f"{spec.equation}, found {', '.join(info.parameters) or 'none'}"
             )
+        value = info.parameters[name]
+        if not math.isfinite(value) or (value <= 0 and name not in known.signed):
+            wanted = "finite" if name in known.signed else "positive"
+            raise DataError(f"{info.path}: attribute '{name}' must be a {wanted} number, got {value:g}")
     return np.array([info.parameters[name] for name in spec.parameter_names], np.float32)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ups.data.generators.finite_volume import evolve
+from ups.data.generators.generator import Array64, Generator
+from ups.data.generators.initial import draw_field
 
 CFL = 0.25
 
@@ -17,7 +21,7 @@ _LARGEST_EXPONENT = 16.0
 
 def solve_burgers(
     initial_SX: ArrayLike, nu: float, dt: float, frames: int, *, cfl: float = CFL, length: float = 1.0
-) -> NDArray[np.float64]:
+) -> Array64:
     """`frames` frames at spacing `dt`, the first of them `initial_SX`, by finite volumes: (S, T, X) float64.
 
     Second order; the integral of u is kept to rounding. The cost grows as nu X^3 once diffusion limits
@@ -31,9 +35,7 @@ def solve_burgers(
     return out_STX
 
 
-def solve_cole_hopf(
-    initial_SX: ArrayLike, nu: float, dt: float, frames: int, *, length: float = 1.0
-) -> NDArray[np.float64]:
+def solve_cole_hopf(initial_SX: ArrayLike, nu: float, dt: float, frames: int, *, length: float = 1.0) -> Array64:
     """The exact solution of the same problem, spectrally, by the Cole-Hopf transform: (S, T, X) float64.
 
     u = -2 (nu/pi) (log phi)_x in the frame that moves with the mean, where phi solves the heat equation
@@ -64,17 +66,15 @@ def can_cole_hopf(initial_SX: ArrayLike, nu: float, length: float = 1.0) -> bool
     )
 
 
-def generate_burgers(
-    initial_X: NDArray[np.float64], nu: float, dt: float, frames: int, length: float
-) -> NDArray[np.float64]:
-    """One trajectory (T, X): exact where diffusion makes explicit steps hopeless, finite volumes else."""
-    initial_SX = initial_X[None]
+def _solve(initial_XC: Array64, parameters: Mapping[str, float], dt: float, frames: int, length: float) -> Array64:
+    # exact where diffusion makes explicit steps hopeless
+    initial_SX, nu = initial_XC.T, parameters["nu"]
     if can_cole_hopf(initial_SX, nu, length):
-        return solve_cole_hopf(initial_SX, nu, dt, frames, length=length)[0]
-    return solve_burgers(initial_SX, nu, dt, frames, length=length)[0]
+        return solve_cole_hopf(initial_SX, nu, dt, frames, length=length)[0, ..., None]
+    return solve_burgers(initial_SX, nu, dt, frames, length=length)[0, ..., None]
 
 
-def _exponent(initial_SX: NDArray[np.float64], nu: float, length: float) -> NDArray[np.float64]:
+def _exponent(initial_SX: Array64, nu: float, length: float) -> Array64:
     """-(potential of u - mean) / (2 nu/pi), the logarithm of the initial phi."""
     cells = initial_SX.shape[1]
     k_K = _wavenumbers(cells, length)
@@ -83,5 +83,8 @@ def _exponent(initial_SX: NDArray[np.float64], nu: float, length: float) -> NDAr
     return -np.fft.irfft(potential_SK, n=cells) / (2 * nu / np.pi)
 
 
-def _wavenumbers(cells: int, length: float) -> NDArray[np.float64]:
+def _wavenumbers(cells: int, length: float) -> Array64:
     return 2 * np.pi / length * np.arange(cells // 2 + 1, dtype=np.float64)
+
+
+BURGERS = Generator(draw_field, _solve, {"nu": 0.01})

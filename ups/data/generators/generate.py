@@ -5,28 +5,36 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups.core.errors import ConfigError, DataError
-from ups.core.physics import EQUATIONS
-from ups.data.generators.advection import generate_advection
-from ups.data.generators.burgers import generate_burgers
-from ups.data.generators.initial import draw_initial
-from ups.data.pdebench import inspect, read_reduced, tensor_file
+from ups.core.physics import EQUATIONS, Equation
+from ups.data.generators.advection import ADVECTION
+from ups.data.generators.burgers import BURGERS
+from ups.data.generators.darcy import DARCY
+from ups.data.generators.diffusion_reaction import DIFFUSION_REACTION
+from ups.data.generators.generator import Array64, Generator
+from ups.data.generators.navier_stokes import NAVIER_STOKES
+from ups.data.generators.reaction_diffusion import REACTION_DIFFUSION
+from ups.data.pdebench import FAMILY_OF, Array32, inspect, new_file, read_reduced
 
-Solve = Callable[[NDArray[np.float64], float, float, int, float], NDArray[np.float64]]
-
-GENERATORS: dict[str, Solve] = {"burgers": generate_burgers, "advection": generate_advection}
-"""initial (X), parameter, dt, frames, length -> (T, X)"""
+GENERATORS: dict[str, Generator] = {
+    "burgers": BURGERS,
+    "advection": ADVECTION,
+    "reaction_diffusion": REACTION_DIFFUSION,
+    "diffusion_reaction": DIFFUSION_REACTION,
+    "navier_stokes": NAVIER_STOKES,
+    "darcy": DARCY,
+}
 
 # the attributes as PDEBench spells them
-_ATTRIBUTES = {"nu": "Nu", "beta": "beta"}
+_ATTRIBUTES = {"nu": "Nu"}
 _WAITING_PER_THREAD = 4
 
 
@@ -34,11 +42,11 @@ def generate(
     equation: str,
     out: str | Path,
     *,
-    parameter: float,
+    parameters: Mapping[str, float] | None = None,
     trajectories: int | None = None,
     cells: int | None = None,
-    frames: int = 201,
-    dt: float = 0.01,
+    frames: int | None = None,
+    dt: float | None = None,
     seed: int = 0,
     initial: str | Path | None = None,
     oversample: int = 1,
@@ -46,60 +54,75 @@ def generate(
 ) -> Path:
     """Write solutions to the HDF5 file `out`, replacing it; it appears when it is complete.
 
-    Trajectory i depends on the seed, i, the parameter and the grid alone. Solves on every core, in threads;
-    memory holds a handful of trajectories.
+    Trajectory i depends on the seed, i, the parameters and the grid alone. Solves on every core, in threads;
+    memory holds a handful of trajectories. What is not given is the equation's own, see `GENERATORS`.
 
     Args:
-        parameter: nu of Burgers' equation (the viscosity is nu/pi), beta of advection.
-        trajectories: how many (default 1,024, or all of `initial`).
-        cells: cells that are stored (default 1,024, or those of `initial` over `oversample`).
+        parameters: values of the equation's parameters (Burgers' viscosity is nu/pi).
+        trajectories: how many (default the equation's, or all of `initial`).
+        cells: cells that are stored along each axis (default the equation's, or those of `initial` over
+            `oversample`).
+        frames: the initial one included; a steady equation has two, the given coefficient and the solution.
         initial: a file whose first frames are evolved instead of new random fields.
         oversample: solve on that many times the cells and keep one of as many, like striding a finer file.
         on_progress: called with (trajectories done, trajectories wanted).
 
     Raises:
-        ConfigError: unknown equation or a number out of range.
+        ConfigError: unknown equation or parameter, a number out of range, or one that no solution follows from.
         DataError: `initial` cannot be read or does not fit, or `out` cannot be written.
     """
     if equation not in GENERATORS:
         raise ConfigError(f"equation: must be one of {', '.join(GENERATORS)}, got {equation!r}")
-    (name,) = EQUATIONS[equation].parameters
-    _check_numbers(name, parameter, dt)
+    known, generator = EQUATIONS[equation], GENERATORS[equation]
+    values = _parameters(known, generator, parameters or {})
+    frames = generator.frames if frames is None else frames
+    dt = generator.dt if dt is None else dt
+    _check_times(known, frames, dt)
     _check_counts(frames=frames, oversample=oversample, trajectories=trajectories, cells=cells, seed=seed)
-    first_frame: Callable[[int], NDArray[np.float64]]
-    attributes = {_ATTRIBUTES[name]: float(parameter), "equation": equation, "oversample": oversample}
+    attributes: dict[str, Any] = {_ATTRIBUTES.get(name, name): value for name, value in values.items()}
+    attributes |= {"equation": equation, "oversample": oversample, **generator.attributes}
+    first_frame: Callable[[int], Array64]
     if initial is None:
-        trajectories, cells, length = trajectories or 1024, cells or 1024, 1.0
+        trajectories, cells, length = trajectories or generator.trajectories, cells or generator.cells, generator.length
         attributes["seed"] = seed
-        x_X = (np.arange(cells * oversample) + 0.5) / (cells * oversample)
-        first_frame = partial(draw_initial, seed, x_X=x_X)
+        first_frame = partial(_draw, generator, seed, cells * oversample)
     else:
-        first_SX, length = _first_frames(Path(initial), trajectories)
-        trajectories, given = first_SX.shape
+        first_SXC, length = _first_frames(Path(initial), known, trajectories)
+        trajectories, given = len(first_SXC), first_SXC.shape[1]
         cells = cells or given // oversample
         if cells * oversample != given:
             raise DataError(f"{initial}: has {given} cells, wanted are {cells} times oversample {oversample}")
-        first_frame = first_SX.__getitem__
-    solve = GENERATORS[equation]
+        first_frame = first_SXC.__getitem__
+    thin = (slice(None), *(slice(None, None, oversample) for _ in range(known.axes)))
 
-    def trajectory(number: int) -> NDArray[np.float32]:
+    def trajectory(number: int) -> Array32:
         # from what the file will hold: evolving the file's first frames again gives the same file
-        fine_X = first_frame(number).astype(np.float32).astype(np.float64)
-        return solve(fine_X, parameter, dt, frames, length)[:, ::oversample].astype(np.float32)
+        fine_XC = first_frame(number).astype(np.float32).astype(np.float64)
+        # what overflows is refused below
+        with np.errstate(over="ignore", invalid="ignore"):
+            fields_TXC = generator.solve(fine_XC, values, dt, frames, length)[thin].astype(np.float32)
+        if not np.isfinite(fields_TXC).all():
+            told = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise ConfigError(f"{told}: the solution of {equation} does not stay finite on {len(fine_XC)} cells")
+        return fields_TXC
 
-    shape = (trajectories, frames, cells)
-    with tensor_file(out, shape, dt=dt, length=length, attributes=attributes) as tensor:
-        for number, fields_TX in enumerate(_in_threads(trajectory, trajectories)):
-            tensor[number] = fields_TX
+    shape = (trajectories, frames, *[cells] * known.axes, len(known.channels))
+    with new_file(out, FAMILY_OF[equation], shape, dt=dt, length=length, attributes=attributes) as write:
+        for number, fields_TXC in enumerate(_in_threads(trajectory, trajectories)):
+            write(number, fields_TXC)
             if on_progress:
                 on_progress(number + 1, trajectories)
     return Path(out)
 
 
-def _in_threads(solve: Callable[[int], NDArray[np.float32]], count: int) -> Iterator[NDArray[np.float32]]:
+def _draw(generator: Generator, seed: int, cells: int, trajectory: int) -> Array64:
+    return generator.draw(seed, trajectory, cells)
+
+
+def _in_threads(solve: Callable[[int], Array32], count: int) -> Iterator[Array32]:
     """solve(0), solve(1), ... in order, with a bounded number of results waiting."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting: deque[Future[NDArray[np.float32]]] = deque()
+    waiting: deque[Future[Array32]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for number in range(count):
@@ -113,18 +136,45 @@ def _in_threads(solve: Callable[[int], NDArray[np.float32]], count: int) -> Iter
                 future.cancel()
 
 
-def _first_frames(path: Path, trajectories: int | None) -> tuple[NDArray[np.float64], float]:
+def _first_frames(path: Path, equation: Equation, trajectories: int | None) -> tuple[Array64, float]:
+    """The first frames (S, X.., C) of a file, and the length of their domain."""
     info = inspect(path)
     wanted = info.trajectories if trajectories is None else trajectories
     if wanted > info.trajectories:
         raise DataError(f"{path}: {wanted} trajectories wanted, the file has {info.trajectories}")
-    fields_STXC = read_reduced(path, frames=1, trajectories=range(wanted))
-    return fields_STXC[:, 0, :, 0].astype(np.float64), info.length
+    channels = len(equation.channels)
+    if (len(info.cells), info.channels) != (equation.axes, channels) or len(set(info.cells)) > 1:
+        raise DataError(
+            f"{path}: {equation.name} needs {channels} channels on {equation.axes} axes of as many cells, "
+            f"the file has {info.channels} on {' x '.join(map(str, info.cells))} cells"
+        )
+    first_SXC = read_reduced(path, frames=1, trajectories=range(wanted))[:, 0].astype(np.float64)
+    if equation.steady and first_SXC.min() <= 0:
+        raise DataError(f"{path}: the coefficient of {equation.name} must be positive, got {first_SXC.min():g}")
+    for name in equation.positive:
+        smallest = first_SXC[..., equation.channel(name)].min()
+        if smallest < 0:
+            raise DataError(
+                f"{path}: {name} of {equation.name} must not be negative in the first frame, got {smallest:g}"
+            )
+    return first_SXC, info.length
 
 
-def _check_numbers(name: str, parameter: float, dt: float) -> None:
-    if not math.isfinite(parameter) or (name == "nu" and parameter <= 0):
-        raise ConfigError(f"{name}: must be a {'positive' if name == 'nu' else 'finite'} number, got {parameter}")
+def _parameters(equation: Equation, generator: Generator, given: Mapping[str, float]) -> dict[str, float]:
+    for name, value in given.items():
+        if name not in equation.parameters:
+            raise ConfigError(
+                f"{name}: {equation.name} has no {name}, its parameters are {', '.join(equation.parameters)}"
+            )
+        signed = name in equation.signed
+        if not math.isfinite(value) or not (signed or value > 0):
+            raise ConfigError(f"{name}: must be a {'finite' if signed else 'positive'} number, got {value}")
+    return {name: float(given.get(name, generator.parameters[name])) for name in equation.parameters}
+
+
+def _check_times(equation: Equation, frames: int, dt: float) -> None:
+    if equation.steady and (frames, dt) != (2, 1.0):
+        raise ConfigError(f"frames: {equation.name} is steady: 2 frames, dt 1; got {frames} and {dt:g}")
     if not (math.isfinite(dt) and dt > 0):
         raise ConfigError(f"dt: must be a positive number, got {dt}")
 

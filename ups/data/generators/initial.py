@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from ups.data.generators.generator import Array64, cell_centres
 
 _MODES = 4
 _DRAWN = 2
 _EDGE = 0.01
 
 
-def draw_initial(seed: int, trajectory: int, x_X: NDArray[np.float64]) -> NDArray[np.float64]:
+def draw_initial(seed: int, trajectory: int, x_X: Array64) -> Array64:
     """The initial field of one trajectory at the points `x_X` of [0, 1]: (X,) float64.
 
     It depends on the seed and the trajectory's number alone: neither on the equation's parameter nor on
@@ -33,3 +34,14 @@ def draw_initial(seed: int, trajectory: int, x_X: NDArray[np.float64]) -> NDArra
     if windowed:
         u_X = u_X * (np.tanh((x_X - left) / _EDGE) - np.tanh((x_X - right) / _EDGE)) / 2
     return u_X
+
+
+def draw_field(seed: int, trajectory: int, cells: int) -> Array64:
+    """`draw_initial` at the centres of equal cells: (X, 1)."""
+    return draw_initial(seed, trajectory, cell_centres(cells))[:, None]
+
+
+def draw_share(seed: int, trajectory: int, cells: int) -> Array64:
+    """The same fields for a quantity that lies between 0 and 1: their size, over the largest of the cells: (X, 1)."""
+    size_XC = np.abs(draw_field(seed, trajectory, cells))
+    return size_XC / size_XC.max()
