@@ -12,7 +12,7 @@ LAYERS = [
     ["tune"],
     ["ups.__main__"],
     ["ups.cli"],
-    ["ups.run"],
+    ["ups.run", "ups.config_import"],
     ["ups.config"],
     ["ups.training"],
     ["ups.evaluation"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tune.space import Domain, Scalar, SearchConfig, Space, comparison_operand, holds
+from tune.domain import Domain, Value, comparison_operand, holds
+from tune.space import SearchConfig, Space
 from tune.study import Plan
 from ups.config import RunConfig, diff, find_shipped, load_config, read_yaml
 from ups.core.errors import ConfigError
@@ -17,7 +18,14 @@ from ups.core.schema import unknown_key
 
 _FIXED = ("task", "runtime.seed")
 _FIXED_EVERYWHERE = ("validations",)
-_WITHOUT_EFFECT = ("logging", "provenance", "runtime.device", "runtime.threads")
+_WITHOUT_EFFECT = (
+    "logging",
+    "provenance",
+    "runtime.device",
+    "runtime.threads",
+    "runtime.compile",
+    "runtime.deterministic",
+)
 _ATTEMPTS = 64
 """random combinations tried for an end that the base's other values do not go with"""
 
@@ -38,12 +46,15 @@ def load_plan_from_space(
     path = find_shipped(source, "search_spaces")
     try:
         config = SearchConfig.parse(read_yaml(path))
+        says_trials = "trials" in config.strategy.model_fields_set or "strategy.trials" in (changes or {})
         if changes:
             config = config.override(changes)
         base = load_config(_find(config.base, path), overrides)
         config = _without(config, base, overrides or {})
         check_space(config, base)
         start_from = tuple(_given(name, path, base, overrides) for name in config.start_from)
+        if config.strategy.sampler == "grid":
+            config = _sized(config, (base, *start_from), says_trials)
     except ConfigError as error:
         message = str(error)
         raise ConfigError(message if message.startswith(str(path)) else f"{path}: {message}") from None
@@ -56,13 +67,16 @@ def check_space(config: SearchConfig, base: RunConfig) -> None:
     Raises:
         ConfigError: a path that does not exist or touches the task, a domain with an end that no config takes, a
             name that is the prefix of another, a `when` on an unknown name or in a circle, a milestone at which
-            no validation falls.
+            no validation falls, a knob of a stage that no trial trains, an interval in a grid.
     """
     space = Space(config.space, base)
     for name in space.domains:
         _check_name(name, space)
     for name in space.domains:
         _check_when(name, space)
+        _check_stage_is_on(name, space)
+    if config.strategy.sampler == "grid":
+        _check_grid(space)
     for stage, shares in config.strategy.milestones.items():
         _check_milestones(stage, shares, space)
     for name, domain in space.domains.items():
@@ -112,6 +126,42 @@ def _check_when(name: str, space: Space, above: tuple[str, ...] = ()) -> None:
             raise ConfigError(f"space.{name}.when.{other}: {condition!r} never holds, the base has {value!r}")
 
 
+def _check_stage_is_on(name: str, space: Space) -> None:
+    parts = name.split(".")
+    if parts[0] != "stages" or len(parts) < 3:
+        return
+    epochs = f"stages.{parts[1]}.epochs"
+    if epochs not in space.domains and space.base_values.get(epochs) == 0:
+        raise ConfigError(
+            f"space.{name}: has no effect, the stage is off: {epochs} is 0 in the base and not in the space"
+        )
+
+
+def _check_grid(space: Space) -> None:
+    for name, domain in space.domains.items():
+        if domain.options is None:
+            raise ConfigError(
+                f"space.{name}: a grid has no intervals; list the values as {{choice: [...]}}, or use another sampler"
+            )
+
+
+def _sized(config: SearchConfig, given: Sequence[RunConfig], says_trials: bool) -> SearchConfig:
+    """The grid with as many trials as there are combinations, unless it says fewer.
+
+    Raises:
+        ConfigError: more trials are asked for than there are combinations.
+    """
+    size = len(given) + len(Space(config.space, given[0]).combinations_besides(given))
+    if not says_trials:
+        return config.override({"strategy.trials": size})
+    if config.strategy.trials > size:
+        raise ConfigError(
+            f"strategy.trials: at most the {size} of the grid (the base and start_from included), "
+            f"got {config.strategy.trials}; leave it out to run all"
+        )
+    return config
+
+
 def _check_milestones(stage: str, shares: tuple[float, ...], space: Space) -> None:
     validations = space.base_values.get(f"stages.{stage}.validations")
     if validations is None:
@@ -135,7 +185,7 @@ def _check_ends(name: str, domain: Domain, space: Space) -> None:
                 raise ConfigError(f"space.{name}: {end!r} makes no valid config: {error}") from None
 
 
-def _goes_with_something(name: str, end: Scalar, space: Space) -> bool:
+def _goes_with_something(name: str, end: Value, space: Space) -> bool:
     """Whether some combination with `end` is valid: the base's other values need not be the right ones for it."""
     random = np.random.default_rng(0)
     for _ in range(_ATTEMPTS):
@@ -149,7 +199,7 @@ def _goes_with_something(name: str, end: Scalar, space: Space) -> bool:
     return False
 
 
-def random_value(domain: Domain, random: np.random.Generator) -> Scalar:
+def random_value(domain: Domain, random: np.random.Generator) -> Value:
     """A value drawn evenly from a domain, on a log scale where it has one."""
     if domain.choice is not None:
         return domain.choice[int(random.integers(len(domain.choice)))]
@@ -172,7 +222,7 @@ def _context(name: str, space: Space) -> dict[str, Any]:
     return values
 
 
-def _candidates(domain: Domain, condition: Any) -> list[Scalar]:
+def _candidates(domain: Domain, condition: Any) -> list[Value]:
     """Values of a domain among which one meets the condition, if any does."""
     operand = comparison_operand(condition)
     return [*domain.ends, *([operand] if domain.contains(operand) else [])]

@@ -34,6 +34,9 @@ def search(
     time_budget: Annotated[str | None, typer.Option(help="From now on, such as 30m or 2h. [the space's]")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Trials at a time. [as many as CPUs hold]")] = None,
     out: Annotated[Path | None, typer.Option(help="STUDY folder. [runs/NAME-OF-SPACE]")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Where finished stages live; studies may share it. [STUDY/store]")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the study in the folder.")] = False,
     preview: Annotated[bool, typer.Option("--preview", help="Show ten sampled configs and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
@@ -46,7 +49,12 @@ def search(
     from tune.checks import load_plan_from_space
     from ups.config import parse_overrides
 
-    changes = {"strategy.trials": trials, "budget.time": time_budget, "resources.concurrency": concurrency}
+    changes = {
+        "strategy.trials": trials,
+        "budget.time": time_budget,
+        "resources.concurrency": concurrency,
+        "resources.store": None if store is None else str(store),
+    }
     given = {path: value for path, value in changes.items() if value is not None}
     plan = load_plan_from_space(space, parse_overrides(overrides or []), given)
     if preview:

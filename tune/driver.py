@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from tune.sampler import Proposer
 from tune.scheduler import MilestoneAsha, Verdict
 from tune.study import OpenStudy, TrialRecord, best_of
-from tune.trial import Outcome, Trial, milestone_key
+from tune.trial import Outcome, Trial, milestone_key, stages_of
 from ups.config import RunConfig
 from ups.core.errors import ConfigError
 from ups.core.types import Status
@@ -41,6 +41,14 @@ class Running:
     milestones: dict[str, float] = field(default_factory=dict)
     verdict: Verdict | None = None
     is_lost: bool = False
+    stages: tuple[str, ...] = ()
+    """that its config trains, in their order"""
+
+    @property
+    def reused(self) -> tuple[str, ...]:
+        """Stages that it has passed without a word: a stage that is found in the store reports nothing."""
+        passed = self.stages[: self.stages.index(self.stage)] if self.stage in self.stages else ()
+        return tuple(stage for stage in passed if not any(key.startswith(f"{stage}:") for key in self.milestones))
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,8 @@ class Driver:
             if trial is None:
                 return None
             try:
-                parameters = self._check(self._space.config_of(trial.params))
+                config = self._space.config_of(trial.params)
+                parameters = self._check(config)
             except ConfigError as error:
                 self._infeasible += 1
                 self.running[trial.number] = Running(trial, None)
@@ -133,7 +142,9 @@ class Driver:
                     self.stop(f"the last {self._infeasible} proposals were infeasible, such as: {error}")
                 continue
             self._infeasible = 0
-            self.running[trial.number] = Running(trial, parameters, milestones=dict(self._passed[trial.number]))
+            self.running[trial.number] = Running(
+                trial, parameters, milestones=dict(self._passed[trial.number]), stages=stages_of(config)
+            )
             return trial
         return None
 
@@ -178,6 +189,7 @@ class Driver:
             milestones=running.milestones,
             seconds=running.seconds,
             parameters=running.parameters,
+            reused_stages=running.reused,
         )
 
     def lost(self, number: int, reason: str) -> Outcome:
@@ -190,6 +202,7 @@ class Driver:
             milestones=running.milestones,
             seconds=running.seconds,
             parameters=running.parameters,
+            reused_stages=running.reused,
         )
 
     def snapshot(self) -> Snapshot:
@@ -214,7 +227,8 @@ class Driver:
             return
         if math.isfinite(score) and not self.rungs.is_judged(number, milestone.index):
             self._proposer.report(number, milestone.index, score)
-        verdict = self.rungs.judge(number, milestone.index, score, protected=running.trial.protected)
+        at_end = running.share >= 1.0 and running.stages[-1:] == (running.stage,)
+        verdict = self.rungs.judge(number, milestone.index, score, protected=running.trial.protected, at_end=at_end)
         if self._prunes:
             running.verdict = verdict
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tune.charts import AMBER, BLUE, GREY, PALE, RED, Axis, Interval, Layer, Line, Points, chart, short
-from tune.space import Domain
+from tune.domain import Domain
 from tune.study import StudyFolder, TrialRecord, best_of
 from tune.trial import DIVERGED
 from ups.core.types import Status
+from ups.training.pipeline import StagesConfig
 
 _SCORE = Axis("validation rollout_nrmse")
 _KINDS: tuple[tuple[str, str, Any, tuple[Status, ...]], ...] = (
@@ -60,7 +61,8 @@ def learning_curves(study: StudyFolder) -> str:
     """Score of every trial at each of its validations, with the milestones at which trials are compared."""
     best = best_of(study.trials)
     curves = {trial.number: _curve(trial) for trial in study.trials}
-    stages = list(dict.fromkeys(stage for curve in curves.values() for stage, _, _ in curve))
+    trained = {stage for curve in curves.values() for stage, _, _ in curve}
+    stages = [name for name in StagesConfig.model_fields if name in trained]
     if not stages:
         return ""
     heights = [score for curve in curves.values() for _, _, score in curve]

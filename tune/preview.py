@@ -15,8 +15,17 @@ from tune.study import Plan
 from ups.config import RunConfig
 from ups.core.errors import ConfigError
 from ups.data.task import Task, load_task
+from ups.inference.surrogate import Surrogate
+from ups.models.corrector import Student
 from ups.run import build_run_surrogate, count_parameters
+from ups.training.batches import WindowSampler
+from ups.training.latents import Pairs
+from ups.training.loop import Stage
+from ups.training.pipeline import DEPLOYED_AS
+from ups.training.stages.consistency_distill import ConsistencyDistillStage
+from ups.training.stages.diff_residual import DiffResidualStage
 from ups.training.stages.operator import OperatorStage
+from ups.training.stages.steady_prior import SteadyPriorStage
 
 _PROBED_SHARES = (0.25, 0.75)
 """where in the stage steps are timed: curricula make late steps dearer than early ones"""
@@ -55,32 +64,56 @@ def preview(plan: Plan, count: int = 10) -> Iterator[Sampled]:
 
 
 def estimate_seconds(config: RunConfig, task: Task) -> float:
-    """Time of a full operator stage with its validations; gradients are computed, nothing is updated.
+    """Time of all stages with their validations; gradients are computed, nothing is updated.
+
+    The encoding of the latents that later stages train on is left out: it is one pass without gradients.
 
     Raises:
         ConfigError: the model does not fit the task.
     """
     surrogate = build_run_surrogate(config, task)
-    stage = OperatorStage(config.stages.operator, surrogate, task, config.runtime)
-    surrogate.train()
+    seconds = _stage_seconds(OperatorStage(config.stages.operator, surrogate, task, config.runtime))
+    return seconds + sum(_stage_seconds(_later_stage(name, config, surrogate, task)) for name in config.stages.later())
+
+
+def _stage_seconds(stage: Stage) -> float:
+    stage.model.train()
     for share in _PROBED_SHARES:  # first calls are slow
         _step(stage, share)
     step = sum(_step(stage, share) for share in _PROBED_SHARES) / len(_PROBED_SHARES)
     start = time.perf_counter()
-    stage.score(surrogate)
+    stage.score(stage.model.eval())
     validation = time.perf_counter() - start
-    settings = config.stages.operator
+    settings = stage.config
     training = step * settings.epochs * stage.batches_per_epoch
     if settings.time_limit_seconds is not None:
         training = min(training, settings.time_limit_seconds)
     return training + validation * settings.validations
 
 
+def _later_stage(name: str, config: RunConfig, surrogate: Surrogate, task: Task) -> Stage:
+    """The stage on as many pairs as it would have; what is in them does not change its time."""
+    settings, seed = getattr(config.stages, name), config.runtime.seed
+    windows = WindowSampler.of_task(task, settings.batch_size, settings.windows_per_trajectory, seed, False)
+    count = windows.batches_per_epoch * windows.batch_size * (settings.steps_before + 1)
+    shape = (count, config.latent.tokens, config.latent.dim)
+    latent = np.broadcast_to(np.float32(0), shape)
+    features = np.broadcast_to(np.float32(0), (count, surrogate.equation.num_numbers))
+    pairs = Pairs(latent, latent, latent, features)
+    correction = config.build_correction(DEPLOYED_AS[name], task.spec)
+    frozen = surrogate.eval().requires_grad_(False)
+    if isinstance(correction, Student):
+        teacher = config.build_correction(DEPLOYED_AS["diff_residual"], task.spec)
+        return ConsistencyDistillStage(settings, correction, teacher, frozen, task, pairs, seed)
+    kind = DiffResidualStage if name == "diff_residual" else SteadyPriorStage
+    return kind(settings, correction, frozen, task, pairs, seed)
+
+
 def _measured(config: RunConfig, params: Mapping[str, Any], task: Task) -> Sampled:
     return Sampled(params, count_parameters(config, task.spec), estimate_seconds(config, task))
 
 
-def _step(stage: OperatorStage, share: float) -> float:
+def _step(stage: Stage, share: float) -> float:
     start = time.perf_counter()
     index = int(share * stage.config.epochs * stage.batches_per_epoch)
     loss, _ = stage.loss(index, share * stage.config.epochs, share)

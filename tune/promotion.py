@@ -134,7 +134,7 @@ def provenance(found: Promotion, study: StudyFolder, current: RunConfig | None, 
             "validation_rollout_nrmse": winner.runs[0].score,
             "test_rollout_nrmse": finite(found.test.get(winner.name, {}).get(found.seeds[0])),
             # the clock decides how many steps fit into a limit
-            "repeats_exactly": config.stages.operator.time_limit_seconds is None,
+            "repeats_exactly": all(stage.time_limit_seconds is None for _, stage in config.stages),
         },
         "changed": {path: dict(values) for path, values in winner.changed.items()},
         "test_split_reads": dict(found.test_reads),

@@ -15,7 +15,8 @@ import optuna
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.space import Domain, Scalar, Strategy
+from tune.domain import Domain, Value, from_journal, to_journal
+from tune.space import Strategy
 from tune.study import OpenStudy, TrialRecord
 from tune.trial import DIVERGED, Outcome, Trial
 from ups.core.types import Status
@@ -29,6 +30,7 @@ def build_sampler(strategy: Strategy, number: int) -> BaseSampler:
     what it proposes is a function of the journal and nothing has to be saved."""
     digest = hashlib.sha256(f"{strategy.seed}/{number}".encode()).digest()
     seed = int.from_bytes(digest[:4], "big")
+    assert strategy.sampler != "grid", "a grid is enumerated"
     if strategy.sampler == "random":
         return RandomSampler(seed=seed)
     with warnings.catch_warnings():
@@ -42,15 +44,16 @@ def build_sampler(strategy: Strategy, number: int) -> BaseSampler:
         )
 
 
-def fix_params(params: Mapping[str, Scalar]) -> BaseSampler:
+def fix_params(params: Mapping[str, Value]) -> BaseSampler:
     """The sampler that proposes just these values."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return PartialFixedSampler(dict(params), RandomSampler())
+        fixed = {name: to_journal(value) for name, value in params.items()}
+        return PartialFixedSampler(fixed, RandomSampler())
 
 
 class Proposer:
-    """The ask-and-tell side of a study. Order: the base, `start_from`, then what the sampler says."""
+    """The ask-and-tell side of a study. Order: the base, `start_from`, then what the sampler or the grid says."""
 
     def __init__(self, study: OpenStudy) -> None:
         self._study = study
@@ -60,6 +63,9 @@ class Proposer:
         self._live: dict[int, optuna.Trial] = {}
         self._given = [("base", study.plan.base)]
         self._given += list(zip(study.plan.config.start_from, study.plan.start_from, strict=True))
+        self._grid: list[dict[str, Value]] | None = None
+        if self._strategy.sampler == "grid":
+            self._grid = self._space.combinations_besides([config for _, config in self._given])
 
     @property
     def asked(self) -> int:
@@ -92,6 +98,7 @@ class Proposer:
             "milestones": dict(outcome.milestones),
             "seconds": outcome.seconds,
             "parameters": outcome.parameters,
+            "reused_stages": list(outcome.reused_stages),
         }
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
@@ -105,7 +112,10 @@ class Proposer:
         number = self.asked if left is None else left.number
         origin, config = self._given[number] if number < len(self._given) else ("sampled", None)
         fixed = {} if config is None else self._space.params_of(config)
-        study.sampler = fix_params(fixed) if config else build_sampler(self._strategy, number)
+        if config is None and self._grid is not None:
+            study.sampler = fix_params(self._grid[number - len(self._given)])
+        else:
+            study.sampler = fix_params(fixed) if config else build_sampler(self._strategy, number)
         trial = study.ask() if left is None else optuna.Trial(study, left._trial_id)
         assert trial.number == number, "one driver asks for one trial after the other"
         self._live[number] = trial
@@ -140,9 +150,9 @@ class Proposer:
         return max((record.score for record in complete if record.score is not None), default=NO_SKILL)
 
 
-def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Scalar:
+def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
     if domain.choice is not None:
-        return trial.suggest_categorical(name, domain.choice)
+        return from_journal(trial.suggest_categorical(name, [to_journal(option) for option in domain.choice]))
     low, high = domain.bounds
     if domain.integers is not None:
         return trial.suggest_int(name, int(low), int(high), log=domain.log)

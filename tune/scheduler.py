@@ -38,7 +38,8 @@ class MilestoneAsha:
     """The rungs of a search and the rule on them; knows nothing of Ray.
 
     A newcomer goes on when it is among the best `keep` of all that have arrived at the milestone, itself included.
-    Nobody is stopped before about `1/keep` have arrived, nor at the last milestone: nothing is left to save there.
+    Nobody is stopped before about `1/keep` have arrived, nor at the end of its own last stage: nothing is left to
+    save there. A trial never arrives at a milestone of a stage that is off in it, and is not missed there.
     """
 
     def __init__(self, milestones: Mapping[str, tuple[float, ...]], keep: float) -> None:
@@ -71,8 +72,13 @@ class MilestoneAsha:
             self._judged.add((number, index))
             insort(self._scores[index], score)
 
-    def judge(self, number: int, index: int, score: float, *, protected: bool = False) -> Verdict:
-        """Record an arrival and decide. A trial that resumes and arrives a second time goes on as it did before."""
+    def judge(self, number: int, index: int, score: float, *, protected: bool = False, at_end: bool = False) -> Verdict:
+        """Record an arrival and decide. A trial that resumes and arrives a second time goes on as it did before.
+
+        Args:
+            protected: is compared with, and never stopped.
+            at_end: the trial has nothing left to train.
+        """
         if self.is_judged(number, index):
             return Verdict(stop=False)
         milestone = self.milestones[index]
@@ -82,7 +88,7 @@ class MilestoneAsha:
         arrived = self._scores[index]
         places = max(1, math.floor(self.keep * len(arrived) + 0.5))
         rank = bisect_left(arrived, score) + 1
-        if protected or index == len(self.milestones) - 1 or len(arrived) < self.minimum_arrivals:
+        if protected or at_end or len(arrived) < self.minimum_arrivals:
             return Verdict(stop=False)
         if rank <= places:
             return Verdict(stop=False)

@@ -106,7 +106,8 @@ def run_search(
             time_budget=plan.config.budget.seconds,
             view=view or NoView(),
         )
-        function = trial_function(study.folder, plan.space, cpus, trainer)
+        store = Path(resources.store).absolute() if resources.store else study.folder / "store"
+        function = trial_function(study.folder, store, plan.space, cpus, trainer)
         with _stop_on_signal(driver) as signals:
             if len(driver.records) < plan.config.strategy.trials:
                 with embedded_ray(concurrency * cpus):

@@ -1,97 +1,22 @@
-"""What a search may vary: the SPACE file as a frozen value, its domains, conditions and switches."""
+"""What a search may vary: the SPACE file as a frozen value, and its domains over the paths of a base config."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import yaml
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
+from tune.domain import Domain, Value, holds, same
 from ups.core.schema import Schema, known_paths
 
-Scalar = bool | int | float | str | None
-Suggest = Callable[[str, "Domain"], Scalar]
+Suggest = Callable[[str, Domain], Value]
 """gives the value of one name, from its domain: a sampler, a random generator, a person"""
 
-_COMPARISON = re.compile(r"\s*(==|!=|<=|>=|<|>)\s*(\S.*)")
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
-
-
-class Domain(Schema):
-    """The values of one name: `{float: [low, high]}`, `{int: [low, high]}` or `{choice: [...]}`."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    interval: tuple[float, float] | None = Field(None, alias="float")
-    """both ends included"""
-    integers: tuple[int, int] | None = Field(None, alias="int")
-    """both ends included"""
-    choice: tuple[Any, ...] | None = None
-    log: bool = False
-    when: dict[str, Any] = Field(default_factory=dict)
-    """name -> value it must equal, or a comparison such as "> 0"; all must hold for this name to be sampled"""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _own_words(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            raise ValueError(f"a domain is a mapping such as {{float: [0.1, 1.0]}}, got {data!r}")
-        allowed = ("float", "int", "choice", "log", "when")
-        for key in data:
-            if key not in allowed:
-                raise ValueError(f"unknown key {key!r}; a domain has {', '.join(allowed)}")
-        if sum(data.get(key) is not None for key in allowed[:3]) != 1:
-            raise ValueError("a domain has exactly one of float, int, choice")
-        return data
-
-    @field_validator("choice")
-    @classmethod
-    def _distinct_scalars(cls, choice: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-        for position, value in enumerate(choice or ()):
-            if not isinstance(value, Scalar):
-                raise ValueError(f"choices are numbers, texts, true, false or null, not {value!r}")
-            if any(_same(value, other) for other in (choice or ())[:position]):
-                raise ValueError(f"{value!r} stands there twice")
-        if choice == ():
-            raise ValueError("at least one choice is needed")
-        return choice
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.choice is not None:
-            if self.log:
-                raise ValueError("log goes with float or int, not with choice")
-            return self
-        low, high = self.bounds
-        if not low < high:
-            raise ValueError(f"the low end must be below the high end, got [{low:g}, {high:g}]")
-        if self.log and low <= 0:
-            raise ValueError(f"log needs a low end above 0, got {low:g}")
-        return self
-
-    @property
-    def bounds(self) -> tuple[float, float] | tuple[int, int]:
-        bounds = self.integers or self.interval
-        assert bounds is not None, "a choice has no bounds"
-        return bounds
-
-    @property
-    def ends(self) -> tuple[Scalar, ...]:
-        """The values a check has to try: every choice, or both ends."""
-        return self.choice if self.choice is not None else self.bounds
-
-    def contains(self, value: object) -> bool:
-        if self.choice is not None:
-            return any(_same(value, option) for option in self.choice)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return False
-        if self.integers and int(value) != value:
-            return False
-        return self.bounds[0] <= value <= self.bounds[1]
 
 
 class Objective(Schema):
@@ -102,10 +27,13 @@ class Objective(Schema):
 class Strategy(Schema):
     """Who proposes trials, and who stops them."""
 
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """grid: every combination of the choices once, in the order of the space; for ablations"""
     scheduler: Literal["milestone_asha", "none"] = "milestone_asha"
+    """none: every trial runs to its end"""
     trials: int = Field(20, ge=1)
-    """in total, over all resumes, the base and `start_from` included"""
+    """in total, over all resumes, the base and `start_from` included; a grid that does not say it has as many as
+    there are combinations"""
     keep: float = Field(0.33, gt=0, le=1)
     """share of the arrivals at a milestone that go on"""
     milestones: dict[str, tuple[float, ...]] = Field(
@@ -131,6 +59,8 @@ class Resources(Schema):
     cpus_per_worker: int = Field(1, ge=1)
     concurrency: int | Literal["auto"] = "auto"
     """trials at a time; auto is what the machine's CPUs hold"""
+    store: str | None = None
+    """folder of finished stages, which several studies may share; null is STUDY/store"""
 
     @field_validator("concurrency")
     @classmethod
@@ -189,27 +119,6 @@ def duration_seconds(text: str) -> float:
     return total
 
 
-def holds(condition: Any, value: object) -> bool:
-    """Whether `value` meets a `when` condition: equality, or a comparison such as ">= 2"."""
-    match = _COMPARISON.fullmatch(condition) if isinstance(condition, str) else None
-    if match is None:
-        return _same(value, condition)
-    sign, operand = match[1], _operand(match[2])
-    if sign in ("==", "!="):
-        return _same(value, operand) == (sign == "==")
-    if not _is_number(value) or not _is_number(operand):
-        return False
-    assert isinstance(value, (int, float))
-    assert isinstance(operand, (int, float))
-    return {"<": value < operand, "<=": value <= operand, ">": value > operand, ">=": value >= operand}[sign]
-
-
-def comparison_operand(condition: Any) -> Scalar:
-    """The value that a condition compares with."""
-    match = _COMPARISON.fullmatch(condition) if isinstance(condition, str) else None
-    return _operand(match[2]) if match else condition
-
-
 @dataclass(frozen=True)
 class Space:
     """Domains over the paths of one base config.
@@ -266,6 +175,30 @@ class Space:
                 values[name] = suggest(name, self.domains[name])
         return values
 
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Every combination of the active names' values, each once; no domain may be an interval."""
+
+        def extend(values: dict[str, Any], names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+            if not names:
+                yield values
+                return
+            name, rest = names[0], names[1:]
+            if not self.is_active(name, values):
+                yield from extend(values, rest)
+                return
+            options = self.domains[name].options
+            assert options is not None, "`check_space` has refused intervals"
+            for option in options:
+                yield from extend({**values, name: option}, rest)
+
+        return extend({}, self.order)
+
+    def combinations_besides(self, given: Sequence[Schema]) -> list[dict[str, Any]]:
+        """The combinations that are none of the given configs."""
+        # a given config may also differ from the base outside the space: then it is no combination
+        taken = [params for config in given if self.config_of(params := self.params_of(config)) == config]
+        return [params for params in self.combinations() if params not in taken]
+
     def config_of(self, params: Mapping[str, Any]) -> Any:
         """The base with the parameters of a trial; switches have done their work before.
 
@@ -295,27 +228,8 @@ class Space:
             if all(
                 self.domains[path].contains(flat.get(path))
                 if self.is_active(path, trial)
-                else _same(flat.get(path), self.base_values.get(path))
+                else same(flat.get(path), self.base_values.get(path))
                 for path in below
             ):
                 yield name, option
                 return
-
-
-def _operand(text: str) -> Scalar:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
-            return value
-    return value if isinstance(value, Scalar) else text
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _same(left: object, right: object) -> bool:
-    """Equality that keeps true apart from 1."""
-    return left == right and isinstance(left, bool) == isinstance(right, bool)

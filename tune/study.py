@@ -3,6 +3,7 @@
 study.yaml     the resolved space, the base config, the configs of `start_from`
 journal.log    Optuna's journal: the one truth, everything else is derived from it
 trials.jsonl   a line for every trial that ended, for other tools
+store/         finished stages, each trained once for all trials that share it (elsewhere with `--store`)
 runs/0007/     the run folder of trial 7
 """
 
@@ -23,6 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from tune.domain import from_journal
 from tune.space import SearchConfig, Space
 from ups.config import RunConfig
 from ups.core.errors import UserError
@@ -191,9 +193,9 @@ def record_of(trial: FrozenTrial, searching: bool) -> TrialRecord:
         state=state,
         score=attributes.get("score"),
         reason=attributes.get("reason", ""),
-        params={**attributes.get("given", {}), **trial.params},
+        params={**attributes.get("given", {}), **{name: from_journal(value) for name, value in trial.params.items()}},
         seconds=attributes.get("seconds", 0.0),
-        reused_stages=(),
+        reused_stages=tuple(attributes.get("reused_stages", ())),
         milestones=attributes.get("milestones", {}),
         parameters=attributes.get("parameters"),
         origin=attributes.get("origin", "sampled"),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ups.config import RunConfig
 from ups.core.types import RunResult, Status
 
 DIVERGED = (
@@ -23,6 +24,11 @@ DIVERGED = (
 def milestone_key(stage: str, share: float) -> str:
     """`operator:0.25`, as in RunResult.milestones."""
     return f"{stage}:{share:g}"
+
+
+def stages_of(config: RunConfig) -> tuple[str, ...]:
+    """The stages that a config trains, in their order; those with no epochs are off."""
+    return tuple(name for name, stage in config.stages if stage.epochs > 0)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Outcome:
     """score at each validation, keyed `stage:share`"""
     seconds: float = 0.0
     parameters: int | None = None
+    reused_stages: tuple[str, ...] = ()
+    """stages that were found finished in the store"""
 
     @classmethod
     def of(cls, result: RunResult) -> Outcome:
@@ -59,6 +67,7 @@ class Outcome:
             milestones=finite,
             seconds=result.seconds,
             parameters=result.parameters,
+            reused_stages=result.reused_stages,
         )
 
     def to_json(self) -> str:
@@ -67,4 +76,4 @@ class Outcome:
     @classmethod
     def from_json(cls, text: str) -> Outcome:
         data = json.loads(text)
-        return cls(**{**data, "state": Status(data["state"])})
+        return cls(**{**data, "state": Status(data["state"]), "reused_stages": tuple(data["reused_stages"])})

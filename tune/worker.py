@@ -30,15 +30,18 @@ class Trainer(Protocol):
     """`ups.run.train_run`, or something with its signature: a tabulated curve, a no-op to measure the overhead."""
 
     def __call__(
-        self, config: RunConfig, out: Path, report: Report, *, resume: bool, evaluate_on: Literal["none"]
+        self, config: RunConfig, out: Path, report: Report, *, resume: bool, evaluate_on: Literal["none"], store: Path
     ) -> RunResult: ...
 
 
-def trial_function(study: Path, space: Space, threads: int, trainer: Trainer | None) -> Callable[[dict], None]:
+def trial_function(
+    study: Path, store: Path, space: Space, threads: int, trainer: Trainer | None
+) -> Callable[[dict], None]:
     """The function that Tune runs for every trial; its argument is `{"number": ..., "params": ...}`.
 
     Args:
         study: absolute path of the STUDY folder.
+        store: folder of finished stages, which all trials share.
         threads: of torch, for configs that leave them open.
         trainer: None is the real one.
     """
@@ -47,7 +50,7 @@ def trial_function(study: Path, space: Space, threads: int, trainer: Trainer | N
 
     def run_trial(request: dict[str, Any]) -> None:
         os.chdir(directory)  # data files are relative to where the search was started
-        outcome = _outcome(study, space, threads, trainer, request["number"], request["params"])
+        outcome = _outcome(study, store, space, threads, trainer, request["number"], request["params"])
         # `done` ends the trial with this very report; nothing of it is compared on any rung
         ray_tune.report({"outcome": outcome.to_json(), "done": True})
 
@@ -55,7 +58,13 @@ def trial_function(study: Path, space: Space, threads: int, trainer: Trainer | N
 
 
 def _outcome(
-    study: Path, space: Space, threads: int, trainer: Trainer | None, number: int, params: Mapping[str, Any]
+    study: Path,
+    store: Path,
+    space: Space,
+    threads: int,
+    trainer: Trainer | None,
+    number: int,
+    params: Mapping[str, Any],
 ) -> Outcome:
     """Train; whatever goes wrong is an outcome, except the stop of a trial, which Tune raises in `report`."""
     folder = run_folder(study, number)
@@ -64,7 +73,7 @@ def _outcome(
         with _alone(study / "runs" / f".{number:04d}.lock"):
             config = space.config_of(params)
             result = (trainer or _real_trainer(threads))(
-                config, folder, _Reporter(), resume=folder.exists(), evaluate_on="none"
+                config, folder, _Reporter(), resume=folder.exists(), evaluate_on="none", store=store
             )
         return Outcome.of(result)
     except ConfigError as error:

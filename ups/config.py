@@ -45,6 +45,12 @@ class RunConfig(ModelConfig):
             if self.inference.rollout == "latent":
                 raise ValueError("a baseline has no latent: inference.rollout must be reencode")
         self.stages.check(steady=EQUATIONS[self.task.equation].steady, has_latent=self.baseline is None)
+        unseen = self.stages.operator.losses.inverse_encoding.weight == 0
+        if unseen and EQUATIONS[self.task.equation].steady and self.stages.steady_prior.target == "encoded":
+            raise ValueError(
+                "stages.steady_prior.target encoded needs an encoder of solutions, which "
+                "stages.operator.losses.inverse_encoding alone trains: set its weight above 0"
+            )
         trained = [DEPLOYED_AS[name] for name in self.stages.later()]
         if self.inference.corrector not in ("auto", "none", *trained):
             raise ValueError(f"inference.corrector: no stage trains {self.inference.corrector}, set its epochs above 0")

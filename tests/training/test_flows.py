@@ -81,13 +81,12 @@ def test_the_solvers_have_their_order(solver: str, order: int) -> None:
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
-@pytest.mark.parametrize("kind", [Corrector, Student])
+@pytest.mark.parametrize("kind", [Corrector, Student, SteadyPrior])
 def test_an_untrained_flow_corrects_nothing(kind: type[Corrector], solver: str) -> None:
     flow = build(kind)
     noise, base, latent = latents()
     states = flow.integrate(noise, base, latent, FEATURES, 4, solver)  # type: ignore[arg-type]
     assert torch.equal(states[:, 0], noise)
-    torch.testing.assert_close(states[:, -1], torch.zeros_like(noise), atol=1e-6, rtol=0)
     torch.testing.assert_close(flow.apply_to(base, states[:, -1]), base, atol=1e-5, rtol=1e-5)
 
 
@@ -108,7 +107,7 @@ def test_applying_the_data_of_a_target_gives_the_target(kind: type[Corrector]) -
     flow = build(kind)
     flow.scale.fill_(0.3)
     _, base, target = latents()
-    torch.testing.assert_close(flow.apply_to(base, flow.data_of(base, target) / flow.scale), target)
+    torch.testing.assert_close(flow.apply_to(base, flow.data_of(base, target)), target)
 
 
 @given(

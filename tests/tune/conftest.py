@@ -52,8 +52,11 @@ def trainer() -> Callable[..., Callable[..., RunResult]]:
     """Gives a trainer that walks a curve; a nested function, so that it travels to a worker by value."""
 
     def make(curve: Callable[[RunConfig, int], Any], seconds: float = 0.0) -> Callable[..., RunResult]:
-        def train(config: RunConfig, out: Path, report: Any, *, resume: bool, evaluate_on: str) -> RunResult:
+        def train(
+            config: RunConfig, out: Path, report: Any, *, resume: bool, evaluate_on: str, store: Path
+        ) -> RunResult:
             out.mkdir(parents=True, exist_ok=True)
+            (out / "store").write_text(str(store))
             with open(out / "starts", "a") as stream:
                 stream.write(f"{resume}\n")
             done = out / "done"

@@ -147,3 +147,59 @@ def test_a_snapshot_says_what_is_best_and_what_is_left(make_driver):
     assert (found.best.score, found.base.score, found.ended) == (0.2, 0.4, 2)
     assert found.left_seconds == pytest.approx(10.0 * 8 / 2)
     assert [each.score for each in found.running] == [0.3]
+
+
+LATER = {"stages.diff_residual.epochs": {"choice": [0, 2]}}
+BOTH = {"operator": [0.5, 1], "diff_residual": [0.5, 1]}
+
+
+def at(stage, share, score):
+    return {"stage": stage, "share": share, "seconds": 1.0, "score": score}
+
+
+def test_a_trial_whose_later_stage_is_off_is_not_stopped_at_its_end_and_one_that_goes_on_is(make_driver):
+    driver = make_driver(space=LATER, trials=40, sampler="random", milestones=BOTH)
+    score, ended, stopped = 0.0, 0, 0
+    while (trial := driver.next()) is not None:
+        score += 0.1  # everyone arrives behind all before
+        goes_on = trial.params["stages.diff_residual.epochs"] > 0 if trial.number else False
+        stop = driver.progress(trial.number, at("operator", 1.0, score))
+        if trial.number >= 3:
+            assert stop == goes_on
+        outcome = driver.pruned(trial.number) if stop else Outcome(Status.COMPLETE, score)
+        driver.end(trial.number, outcome)
+        ended, stopped = ended + (not stop), stopped + stop
+    assert ended > 5
+    assert stopped > 5
+    assert len(driver.rungs.arrivals(1)) == 40
+    assert driver.rungs.arrivals(2) == ()
+
+
+def test_a_later_stage_is_compared_with_that_stage_alone(make_driver):
+    driver = make_driver(space={"stages.diff_residual.epochs": {"choice": [2, 3]}}, trials=20, milestones=BOTH)
+    for score in (0.1, 0.1, 0.1):
+        arrive_at = driver.next().number
+        driver.progress(arrive_at, at("operator", 0.5, score))
+    late = driver.next().number
+    # worse than any operator score, and the first of its stage
+    assert not driver.progress(late, at("diff_residual", 0.5, 0.9))
+    assert driver.rungs.arrivals(2) == (0.9,)
+    assert driver.running[late].stage == "diff_residual"
+
+
+def test_the_score_of_a_trial_stopped_in_a_later_stage_is_its_last_and_what_it_reused_is_told(make_driver):
+    driver = make_driver(space={"stages.diff_residual.epochs": {"choice": [2, 3]}}, trials=20, milestones=BOTH)
+    driver.next()
+    for score in (0.1, 0.2, 0.3):
+        number = driver.next().number
+        driver.progress(number, at("diff_residual", 0.5, score))
+    number = driver.next().number
+    driver.progress(number, at("operator", 0.5, 0.05))
+    assert driver.progress(number, at("diff_residual", 0.5, 0.9))
+    assert driver.pruned(number).reused_stages == ()
+    record = driver.end(number, driver.pruned(number))
+    assert (record.state, record.score) == (Status.PRUNED, 0.9)
+    assert record.milestones == {"operator:0.5": 0.05, "diff_residual:0.5": 0.9}
+    number = driver.next().number
+    assert driver.progress(number, at("diff_residual", 0.5, 0.9))
+    assert driver.end(number, driver.pruned(number)).reused_stages == ("operator",)

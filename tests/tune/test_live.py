@@ -27,7 +27,10 @@ BEST = record(3, Status.COMPLETE, 0.3, **{LR: 0.00123456, "latent.tokens": 32})
 SNAPSHOT = Snapshot(
     wanted=40,
     states={Status.COMPLETE: 4, Status.EXPLODED: 2},
-    running=(Running(Trial(6, {LR: 0.01}), 100, "operator", 0.5, 0.35),),
+    running=(
+        Running(Trial(6, {LR: 0.01}), 100, "operator", 0.5, 0.35),
+        Running(Trial(7, {LR: 0.02}), 100, "consistency_distill", 0.25, 0.31),
+    ),
     best=BEST,
     base=BASE,
     elapsed_seconds=65.0,
@@ -43,12 +46,14 @@ def test_the_panel_shows_states_best_delta_and_what_runs():
         "6 of 40 trials",
         "COMPLETE 4",
         "EXPLODED 2",
-        "RUNNING 1",
+        "RUNNING 2",
         "1 min 5 s so far, about 1 h 6 min left",
         "best 0.3, trial 3, -25.0% to the base's 0.4",
         "lr 0.00123  tokens 32",
         "operator",
         "0.35",
+        "consistency_distill",
+        "0.31",
     ):
         assert part in text
 

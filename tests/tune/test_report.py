@@ -282,3 +282,14 @@ def test_study_on_disk_that_has_not_begun(tmp_path):
     assert "Nothing was promoted yet." in page.text
     with pytest.raises(UserError, match="no study here"):
         write_report(tmp_path / "nowhere")
+
+
+def test_stages_stand_in_their_order_whichever_trial_was_first(tmp_path):
+    def trial(number, milestones):
+        return TrialRecord(number, Status.COMPLETE, 0.1, "", {LR: 0.1}, 1.0, (), milestones, 7)
+
+    # the first trial found its operator in the store
+    later = trial(0, {"diff_residual:1": 0.2, "consistency_distill:1": 0.2})
+    whole = trial(1, {"operator:0.5": 0.4, "operator:1": 0.3, "diff_residual:1": 0.1})
+    text = Page(render(StudyFolder(tmp_path, SEARCH, BASE, (later, whole)), None)).text
+    assert "stages done: operator, diff_residual, consistency_distill" in text

@@ -81,12 +81,13 @@ def test_failed_is_fail(open_study):
 
 def test_records_come_back_as_they_were_told(open_study):
     study = open_study()
-    outcome = Outcome(Status.EXPLODED, None, "norm 1e9", {"operator:0.25": 0.7}, 12.5, 1234)
+    outcome = Outcome(Status.EXPLODED, None, "norm 1e9", {"operator:0.25": 0.7}, 12.5, 1234, ("operator",))
     tell_all(study, outcome)
     for record in (study.records()[0], load_trials(study.folder)[0]):
         assert (record.state, record.score, record.reason) == (Status.EXPLODED, None, "norm 1e9")
         assert (record.milestones, record.seconds, record.parameters) == ({"operator:0.25": 0.7}, 12.5, 1234)
-        assert (record.origin, record.reused_stages) == ("base", ())
+        assert (record.origin, record.reused_stages) == ("base", ("operator",))
+    assert Outcome.from_json(outcome.to_json()) == outcome
 
 
 def test_the_base_is_trial_zero_then_start_from_and_both_are_protected(base, make_plan, tmp_path):
@@ -158,3 +159,63 @@ def test_tpe_learns_to_avoid_what_explodes(open_study):
             shutil.rmtree(study.folder)
     assert np.mean(shares[Status.EXPLODED]) < 0.4, shares
     assert np.mean(shares[Status.EXPLODED]) < np.mean(shares[Status.FAILED]) - 0.2, shares
+
+
+GRID = {
+    "inverse": {"choice": [False, True]},
+    "stages.operator.losses.inverse_encoding.weight": {"choice": [0.1, 0.3], "when": {"inverse": True}},
+    "operator.kind": {"choice": ["pdet_stack", "pdet_unet"]},
+    "operator.depth": {"int": [3, 4], "when": {"operator.kind": "pdet_stack"}},
+    "operator.depths": {"choice": [[1, 1, 1], [2, 1, 2]], "when": {"operator.kind": "pdet_unet"}},
+}
+"""3 x 4 combinations, of which the base is one"""
+
+
+def test_a_grid_is_every_combination_once_over_resumes(base, make_plan, tmp_path):
+    start = base.override({"operator.depth": 3, LR: 0.02})  # differs outside the grid: no combination
+    plan = make_plan(space=GRID, sampler="grid", trials=13, start_from=(start,))
+    with OpenStudy(tmp_path / "s", plan, resume=False) as study:
+        tell_all(study, *[Outcome(Status.COMPLETE, 0.5)] * 7)
+    with OpenStudy(tmp_path / "s", plan, resume=True) as study:
+        tell_all(study, *[Outcome(Status.COMPLETE, 0.5)] * 6)
+        assert Proposer(study).next() is None
+        records = study.records()
+    configs = [plan.space.config_of(record.params) for record in records]
+    assert configs[:2] == [base, start]
+    points = [
+        (config.stages.operator.losses.inverse_encoding.weight, config.operator.kind, *rest)
+        for config in (configs[:1] + configs[2:])
+        for rest in [config.operator.depths if config.operator.kind == "pdet_unet" else (config.operator.depth,)]
+    ]
+    shapes = [("pdet_stack", 3), ("pdet_stack", 4), ("pdet_unet", 1, 1, 1), ("pdet_unet", 2, 1, 2)]
+    assert sorted(points) == [(weight, *shape) for weight in (0.0, 0.1, 0.3) for shape in shapes]
+    # a list comes back from the journal as a list
+    depths = [record.params["operator.depths"] for record in records if "operator.depths" in record.params]
+    assert sorted(depths) == [[1, 1, 1]] * 3 + [[2, 1, 2]] * 3
+
+
+def test_an_interrupted_grid_takes_up_the_combination_it_left(make_plan, tmp_path):
+    plan = make_plan(space=GRID, sampler="grid", trials=12)
+    with OpenStudy(tmp_path / "s", plan, resume=False) as study:
+        proposer = Proposer(study)
+        proposer.next()
+        left = proposer.next()
+    with OpenStudy(tmp_path / "s", plan, resume=True) as study:
+        proposer = Proposer(study)
+        assert [proposer.next().number, proposer.next().params] == [0, left.params]
+
+
+def test_lists_are_sampled_too(make_plan, tmp_path):
+    depths = {"operator.depths": {"choice": [[1, 1, 1], [2, 1, 2]]}}
+    base = make_plan().base.override({"operator.kind": "pdet_unet"})
+    plan = type(make_plan())(make_plan(space=depths, trials=30, startup_trials=5).config, base)
+    with OpenStudy(tmp_path / "s", plan, resume=False) as study:
+        proposer, found = Proposer(study), []
+        for _ in range(30):
+            trial = proposer.next()
+            config = plan.space.config_of(trial.params)
+            found.append(config.operator.depths)
+            proposer.tell(trial.number, Outcome(Status.COMPLETE, 0.1 * sum(config.operator.depths)))
+        assert study.records()[0].params == {"operator.depths": [1, 1, 1]}
+    assert set(found) == {(1, 1, 1), (2, 1, 2)}
+    assert found[-10:].count((1, 1, 1)) > 5

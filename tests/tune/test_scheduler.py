@@ -78,11 +78,15 @@ def test_nobody_is_stopped_before_enough_have_arrived():
     ]
 
 
-def test_everybody_goes_on_when_all_are_kept_and_at_the_last_milestone():
-    everything, usual = asha(keep=1.0), asha()
+def test_everybody_goes_on_when_all_are_kept_and_at_the_end_of_its_own_stages():
+    everything, ending, going_on = asha(keep=1.0), asha(), asha()
     for number, score in enumerate(range(30)):
         assert not everything.judge(number, 0, score).stop
-        assert not usual.judge(number, len(usual.milestones) - 1, score).stop
+        assert not ending.judge(number, 2, score, at_end=True).stop
+        going_on.judge(number, 2, score)
+    # those that ended are compared with all the same
+    assert ending.arrivals(2) == going_on.arrivals(2) == tuple(range(30))
+    assert going_on.judge(99, 2, 29.5).stop
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])

@@ -38,6 +38,7 @@ def test_every_trial_of_a_search_ends_where_it_belongs(make_plan, trainer, tmp_p
     for record in summary.records:
         assert (record.state is Status.EXPLODED) == (record.params[LR] > 0.1)
         assert starts(folder, record.number) == ["False"]
+        assert (run_folder(folder, record.number) / "store").read_text() == str(folder / "store")
     assert summary.best.score < summary.base.score
     assert (summary.best.milestones["operator:1"], summary.best.parameters) == (summary.best.score, 7)
     # what nobody foresaw fails its trial alone, and its traceback is kept

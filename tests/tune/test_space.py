@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune.checks import check_space, load_plan_from_space, random_value
-from tune.space import SearchConfig, Space, duration_seconds, holds
+from tune.domain import holds
+from tune.space import SearchConfig, Space, duration_seconds
 from ups.core.errors import ConfigError
 
 LR = "stages.operator.optimizer.lr"
@@ -76,7 +77,7 @@ def test_a_bad_space_is_refused_in_one_line(base, space, line):
         ({"milestones": {"operatr": [0.5, 1]}}, "strategy.milestones.operatr: no such stage in the base"),
         ({"milestones": {"operator": [0.5, 0.25]}}, "shares of operator must increase"),
         ({"milestones": {"operator": [0.5, 1.5]}}, "shares of operator must lie in (0, 1]"),
-        ({"sampler": "gp"}, "strategy.sampler: input should be 'tpe' or 'random', got 'gp'"),
+        ({"sampler": "gp"}, "strategy.sampler: input should be 'tpe', 'random' or 'grid', got 'gp'"),
         ({"trails": 3}, "strategy.trails: unknown key; did you mean 'strategy.trials'?"),
     ],
 )
@@ -218,3 +219,44 @@ def test_durations():
         5400,
         1800,
     ]
+
+
+GRID = """
+base: base.yaml
+space:
+  latent.tokens: {choice: [16, 32]}
+  operator.depth: {int: [2, 4]}
+strategy: {sampler: grid}
+"""
+
+
+def test_a_grid_that_does_not_say_its_trials_has_as_many_as_combinations_and_the_base(base, tmp_path):
+    path = write_space(tmp_path, GRID, base)  # the base has 64 tokens
+    assert load_plan_from_space(path).config.strategy.trials == 7
+    assert load_plan_from_space(path, {"latent.tokens": 16}).config.strategy.trials == 3  # depth 4 is the base itself
+    assert load_plan_from_space(path, None, {"strategy.trials": 4}).config.strategy.trials == 4
+    with pytest.raises(ConfigError, match=r"strategy.trials: at most the 7 of the grid .* got 8; leave it out"):
+        load_plan_from_space(path, None, {"strategy.trials": 8})
+    write_space(tmp_path, GRID.replace("int: [2, 4]", "float: [2, 4]").replace("operator.depth", LR), base)
+    with pytest.raises(ConfigError, match=rf"space.{LR}: a grid has no intervals"):
+        load_plan_from_space(path)
+
+
+def test_a_space_may_be_repeated_on_another_seed(base, tmp_path):
+    (tmp_path / "start.yaml").write_text("include: base.yaml\noperator: {depth: 3}\n")
+    path = write_space(tmp_path, INVERSE + "start_from: [start.yaml]\n", base)
+    plan = load_plan_from_space(path, {"runtime.seed": 7})
+    assert {config.runtime.seed for config in (plan.base, *plan.start_from)} == {7}
+    assert plan.config == load_plan_from_space(path).config
+    assert plan.space.config_of({"latent.tokens": 16}).runtime.seed == 7
+
+
+def test_a_knob_of_a_stage_that_is_off_is_refused(base):
+    rate = "stages.diff_residual.optimizer.lr"
+    knob = {rate: {"float": [1e-5, 1e-3]}}
+    with pytest.raises(ConfigError, match=rf"space.{rate}: has no effect, the stage is off: stages.diff_residual.ep"):
+        check_space(parse(knob), base)
+    check_space(parse(knob), base.override({"stages.diff_residual.epochs": 2}))
+    check_space(parse(knob | {"stages.diff_residual.epochs": {"int": [0, 2]}}), base)
+    with pytest.raises(ConfigError, match=r"strategy.milestones.diff_residual: must be multiples of 1/8"):
+        check_space(parse({LR: {"float": [0.1, 1]}}, strategy={"milestones": {"diff_residual": [0.3]}}), base)

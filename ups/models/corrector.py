@@ -25,7 +25,7 @@ class Corrector(nn.Module):
     """Velocity network v(x_tau, tau | A(z), z, condition) of a flow over scaled residuals r = E(u') - A(z)."""
 
     scale: Tensor
-    """root mean square of the residuals it was trained on, by which they are divided"""
+    """root mean square of the residuals it was trained on"""
 
     def __init__(self, config: Operator, spec: FieldSpec, latent: LatentConfig, features: int) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class Corrector(nn.Module):
         return rms_norm(base_BND + self.scale * data_BND)
 
     def data_of(self, base_BND: Tensor, target_BND: Tensor) -> Tensor:
-        """What the flow must end at for `apply_to` to give the target: the residual, not yet scaled."""
-        return target_BND - base_BND
+        """What the flow must end at for `apply_to` to give the target."""
+        return (target_BND - base_BND) / self.scale
 
 
 class Student(Corrector):

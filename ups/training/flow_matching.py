@@ -27,7 +27,6 @@ class PairStageConfig(StageConfig):
     """A stage that trains on cached latents; `epochs` 0 leaves it out."""
 
     epochs: int = Field(0, ge=0)
-
     @property
     def steps_before(self) -> int:
         """The operator's own steps before a pair is taken: 0 to this many."""
@@ -36,7 +35,7 @@ class PairStageConfig(StageConfig):
     @property
     def encoded_target(self) -> bool:
         """Whether a pair's target is the encoded truth."""
-        return True
+        return False
 
 
 class RolloutPairStageConfig(PairStageConfig):
@@ -45,16 +44,10 @@ class RolloutPairStageConfig(PairStageConfig):
     horizon: int = Field(3, ge=0)
     """the operator's own steps before a pair is taken: 0 to this many"""
 
-    target: Literal["decoded", "encoded"] = "decoded"
-    """what A(z) should have been: the latent nearest to it that decodes to the truth, or the encoded truth"""
 
     @property
     def steps_before(self) -> int:
         return self.horizon
-
-    @property
-    def encoded_target(self) -> bool:
-        return self.target == "encoded"
 
 
 class FlowConfig(PairStageConfig):
@@ -63,9 +56,15 @@ class FlowConfig(PairStageConfig):
     tau_sampling: TauSampling = "stratified"
     """of the flow times of a batch: independent and uniform; Beta(2, 2), more in the middle; or one in each of as many
     equal bins as the batch has samples"""
+    target: Literal["decoded", "encoded"] = "decoded"
+    """what A(z) should have been: the latent nearest to it that decodes to the truth, or the encoded truth"""
     tau_min: float = Field(0.0, ge=0, lt=1)
     tau_max: float = Field(1.0, gt=0, le=1)
     """drawn times are rescaled to [tau_min, tau_max]; sampling starts at 0, so nothing is cut off"""
+
+    @property
+    def encoded_target(self) -> bool:
+        return self.target == "encoded"
 
     @model_validator(mode="after")
     def _range(self) -> FlowConfig:
@@ -121,7 +120,7 @@ class FlowStage:
     def loss(self, index: int, epoch: float, share: float) -> tuple[Tensor, dict[str, float]]:
         """The squared error of the predicted end point: (1 - tau)^2 times that of the velocity, finite at tau = 1."""
         latent, base, target, features = self.sampler.batch(index, self.correction.scale.device)
-        data = self.correction.data_of(base, target) / self.correction.scale
+        data = self.correction.data_of(base, target)
         tau_B = draw_tau(self.config, len(data), self.seed, index).to(data)
         noise = torch.randn(data.shape, generator=generator(self.seed, "flow noise", index)).to(data)
         x = noise + tau_B[:, None, None] * (data - noise)

@@ -95,13 +95,11 @@ def open_pairs(folder: Path) -> Pairs:
     return Pairs(*(np.load(folder / f"{each.name}.npy", mmap_mode="r") for each in fields(Pairs)))
 
 
-def residual_scale(pairs: Pairs, residual: bool) -> float:
-    """Root mean square of what the flow must produce, over all pairs."""
+def residual_scale(pairs: Pairs) -> float:
+    """Root mean square of target - base over all pairs."""
     total, count = 0.0, 0
     for at in range(0, len(pairs), 256):
-        data = pairs.target[at : at + 256].astype(np.float64)
-        if residual:
-            data = data - pairs.base[at : at + 256]
+        data = pairs.target[at : at + 256].astype(np.float64) - pairs.base[at : at + 256]
         total, count = total + float(np.square(data).sum()), count + data.size
     # a perfect operator leaves nothing to be scaled
     return max(math.sqrt(total / count), 1e-8)
@@ -120,8 +118,9 @@ def _steps(
     if surrogate.equation.steady:
         canonical, features, offset, scale = surrogate.normalise(fields_BTXC[:, 0], parameters_BP)
         latent = model.encode(canonical)
-        target = model.encode_solution((fields_BTXC[:, 1] - offset) / scale)
-        yield latent, model.advance(latent, features), target, features
+        base, truth = model.advance(latent, features), (fields_BTXC[:, 1] - offset) / scale
+        target = model.encode_solution(truth) if encoded else decoded_target(model, base, truth)
+        yield latent, base, target, features
         return
     moving = surrogate.frame.enter(fields_BTXC, surrogate.frame.mean(fields_BTXC[:, 0]))
     steps = moving.shape[1] - 1

@@ -196,7 +196,7 @@ class Pipeline:
             teacher = self.corrections["diffusion"]
             correction.load_state_dict(teacher.state_dict())
             return ConsistencyDistillStage(config, correction, teacher, frozen, self.task, pairs, seed)
-        correction.scale.fill_(residual_scale(pairs, residual=name == "diff_residual"))
+        correction.scale.fill_(residual_scale(pairs))
         stage = {"diff_residual": DiffResidualStage, "steady_prior": SteadyPriorStage}[name]
         return stage(config, correction, frozen, self.task, pairs, seed)
 
