@@ -1,6 +1,7 @@
 """The canonical frame: exact symmetries of the equation, taken out before a model and put back after it.
 
-B batch, T frames, X cells, C channels. Amplitude, Galilean velocity and mean are facts of a sample's first frame.
+B batch, T frames, X cells of every axis, C channels. Amplitude, Galilean velocity and mean are facts of a sample's
+first frame.
 """
 
 from __future__ import annotations
@@ -27,19 +28,26 @@ class CanonicalFrame:
 
     @property
     def subtracts_mean(self) -> bool:
-        return self.symmetry == "auto" and EQUATIONS[self.spec.equation].free_mean
+        return self._applies and EQUATIONS[self.spec.equation].free_mean
 
     @property
     def moves(self) -> bool:
-        return self.symmetry == "auto" and EQUATIONS[self.spec.equation].galilean
+        return self._applies and EQUATIONS[self.spec.equation].galilean
 
     @property
     def scales(self) -> bool:
-        return self.symmetry == "auto" and EQUATIONS[self.spec.equation].amplitude
+        return self._applies and EQUATIONS[self.spec.equation].amplitude
+
+    @property
+    def _applies(self) -> bool:
+        # walls stand still at a fixed value or slope; a steady solution is another quantity than what is given
+        steady = EQUATIONS[self.spec.equation].steady
+        return self.symmetry == "auto" and self.spec.boundary == "periodic" and not steady
 
     def mean(self, initial_BXC: Tensor) -> Tensor:
-        """The conserved mean (B, 1, 1, C), zero where the frame does not take it out."""
-        mean = initial_BXC.mean(1)[:, None, None]
+        """The conserved mean (B, 1, 1, C), with another 1 for a second axis; zero where the frame leaves it in."""
+        space = tuple(range(1, initial_BXC.ndim - 1))
+        mean = initial_BXC.mean(space, keepdim=True)[:, None]
         return mean if self.subtracts_mean else torch.zeros_like(mean)
 
     def enter(self, fields_BTXC: Tensor, mean_B11C: Tensor, first: int = 0) -> Tensor:
@@ -53,6 +61,7 @@ class CanonicalFrame:
     def _move(self, fields_BTXC: Tensor, mean_B11C: Tensor, first: int, direction: int) -> Tensor:
         if not self.moves:
             return fields_BTXC
+        assert self.spec.axes == 1, "a velocity has one component"
         frames = torch.arange(first, first + fields_BTXC.shape[1], device=fields_BTXC.device)
         distance_BCT = direction * mean_B11C[:, 0, 0, :, None] * frames * self.spec.dt
         moved_BCTX = spectral_shift(fields_BTXC.permute(0, 3, 1, 2), distance_BCT, self.spec.length)

@@ -160,7 +160,7 @@ def _solve(initial_XYC: Array64, parameters: Mapping[str, float], dt: float, fra
 NAVIER_STOKES = Generator(
     _draw,
     _solve,
-    # the smallest viscosity at which 64 cells are within a part in a thousand of 128
+    # the smallest viscosity at which the velocity of 64 cells is within a part in a thousand of that of 128
     {"nu": 2e-3},
     trajectories=256,
     cells=64,
