@@ -55,6 +55,12 @@ class Job:
             return None
         return done["result"] if done["request"] == json.loads(json.dumps(self.request)) else None
 
+    def answer(self) -> dict[str, Any]:
+        """The answer, of a job that `run_jobs` has run."""
+        found = self.result()
+        assert found is not None, self.name
+        return found
+
 
 def run_jobs(script: Path, jobs: Sequence[Job], lanes: int) -> None:
     """Answer all jobs, `lanes` at a time, each on one core by `script --job FOLDER` (see `answer`).
@@ -139,6 +145,17 @@ def machine_words(facts: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
         f"{facts['jobs_at_a_time']} jobs at a time, torch {facts['torch']}, Python {facts['python']}, "
         f"{', '.join(dates)}, commit {', '.join(commits)}"
     )
+
+
+def starved_note(shares: Sequence[float]) -> list[str]:
+    """What to say of runs that did not have their core for themselves: nothing, or one line."""
+    starved = sum(share < STARVED for share in shares)
+    if not starved:
+        return []
+    return [
+        f"Note: {starved} of {len(shares)} runs had less than {STARVED:.0%} of their core (the least "
+        f"{min(shares):.0%}): something else ran on this machine, so that their wall time is not all theirs."
+    ]
 
 
 def today() -> str:

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
-from typing import Any
 
-import numpy as np
-from common import STARVED, machine_words, number, spread, table
-from numpy.typing import NDArray
+from common import machine_words, number, spread, starved_note, table
+from pairs import PROTOCOLS, Data, compared, infinite, mean_error, pair_table
+from peers import WORDS
 
-from tune.confirm import compare
-
-Data = dict[str, Any]
-"""plain JSON"""
-
-PROTOCOLS = {
-    "one_step": "one step",
-    "reencode": "40 frames from one, re-encoded",
-    "latent": "40 frames from one, latent",
-    "from_tenth": "31 frames from the tenth",
-}
 TARGETS: dict[str, dict[str, tuple[float, float]]] = {
     "0.01": {
         "one_step": (0.005, 0.0015),
@@ -32,15 +19,6 @@ TARGETS: dict[str, dict[str, tuple[float, float]]] = {
     "0.001": {"reencode": (0.10, 0.05)},
 }
 """nu -> protocol -> nRMSE that counts as a pass, and as excellent"""
-
-_WORDS = {
-    "ups": "UPS",
-    "ups_latent": "UPS latent",
-    "fno_frame": "FNO with frame",
-    "fno_frame_position": "FNO with frame and position",
-    "fno": "FNO without frame",
-    "fno_plain": "FNO plain",
-}
 
 
 def collect(
@@ -129,7 +107,7 @@ def _main_table(data: Data) -> str:
         means = {protocol: _seed_means(runs, protocol) for protocol in PROTOCOLS}
         rows.append(
             [
-                f"**{_words(model)}**" if model.startswith("ups") else _words(model),
+                f"**{WORDS[model]}**" if model.startswith("ups") else WORDS[model],
                 f"{found['runs'][0]['parameters']:,}",
                 *(_error_cell(runs, protocol) for protocol in PROTOCOLS),
                 spread([run["steps"] / run["seconds"] for run in runs]),
@@ -149,7 +127,7 @@ def _main_table(data: Data) -> str:
 def _standing(data: Data) -> str:
     """One sentence a comparison of the deployed rollouts."""
     lines = [
-        f"{_words(each['ups'])}: {number(each['ratio_of_means'])} times the error of {_words(each['fno'])}"
+        f"{WORDS[each['ups']]}: {number(each['ratio_of_means'])} times the error of {WORDS[each['fno']]}"
         for each in data["comparisons"]
         if each["protocol"] == "deployed"
     ]
@@ -159,19 +137,10 @@ def _standing(data: Data) -> str:
 def _comparison_table(data: Data) -> str:
     names = {"one_step": "one step", "deployed": "40 frames, as deployed", "from_tenth": "31 frames from the tenth"}
     rows = [
-        [
-            f"{_words(each['ups'])} / {_words(each['fno'])}",
-            names[each["protocol"]],
-            number(each["ratio_of_means"]),
-            f"{number(each['typical_ratio'])} ({number(each['low'])} to {number(each['high'])})",
-            f"{number(each['difference'])} ({number(each['difference_low'])} to {number(each['difference_high'])})",
-            each["verdict"],
-        ]
+        ([f"{WORDS[each['ups']]} / {WORDS[each['fno']]}", names[each["protocol"]]], each)
         for each in data["comparisons"]
     ]
-    return table(
-        ["pair", "protocol", "ratio of means", "typical ratio (95 %)", "difference of means (95 %)", "verdict"], rows
-    )
+    return pair_table(["pair", "protocol"], rows)
 
 
 def _time_table(data: Data) -> str:
@@ -180,7 +149,7 @@ def _time_table(data: Data) -> str:
     rows = []
     for model, found in data["models"].items():
         measured = [[run["milestones"].get(f"operator:{share:g}") for share in shares] for run in found["runs"]]
-        rows.append([_words(model), *(number(_mean(column)) for column in zip(*measured, strict=True))])
+        rows.append([WORDS[model], *(number(_mean(column)) for column in zip(*measured, strict=True))])
     return table(["model", *(f"{share * p['seconds']:g} s" for share in shares)], rows)
 
 
@@ -191,7 +160,7 @@ def _tuning_table(data: Data) -> str:
         for each in found["tuning"]:
             words = number(each["score"]) if each["status"] == "COMPLETE" else f"{each['status']}"
             cells.append(f"**{words}**" if each["rate"] == found["rate"] else words)
-        rows.append([_words(model), *cells])
+        rows.append([WORDS[model], *cells])
     return table(["model", *(f"{rate:g}" for rate in data["protocol"]["rates"])], rows)
 
 
@@ -199,20 +168,14 @@ def _notes(data: Data) -> Iterator[str]:
     """What a reader must know before trusting the tables."""
     rates = data["protocol"]["rates"]
     models = data["models"]
-    edge = [_words(model) for model, found in models.items() if found["rate"] in (min(rates), max(rates))]
+    edge = [WORDS[model] for model, found in models.items() if found["rate"] in (min(rates), max(rates))]
     if edge:
         yield f"Note: the chosen rate lies at an end of the grid for {', '.join(edge)}."
     runs = [(model, run) for model, found in models.items() for run in found["runs"]]
     for model, run in runs:
         if run["status"] != "COMPLETE":
-            yield f"Note: {_words(model)}, seed {run['seed']} is left out, {run['status']}: {run['reason']}."
-    shares = [run["core_share"] for _, run in runs]
-    starved = sum(share < STARVED for share in shares)
-    if starved:
-        yield (
-            f"Note: {starved} of {len(runs)} runs had less than {STARVED:.0%} of their core (the least "
-            f"{min(shares):.0%}): something else ran on this machine, so that their wall time is not all theirs."
-        )
+            yield f"Note: {WORDS[model]}, seed {run['seed']} is left out, {run['status']}: {run['reason']}."
+    yield from starved_note([run["core_share"] for _, run in runs])
 
 
 def _comparisons(models: Mapping[str, Data]) -> Iterator[Data]:
@@ -221,41 +184,15 @@ def _comparisons(models: Mapping[str, Data]) -> Iterator[Data]:
         for fno in (model for model in models if not model.startswith("ups")):
             for protocol in ("one_step", "deployed", "from_tenth"):
                 ours, theirs = (_errors(models[model], protocol) for model in (ups, fno))
-                seeds = sorted(ours.keys() & theirs.keys())
-                pair = [np.array([side[seed] for seed in seeds]) for side in (ours, theirs)]
-                if len(seeds) > 1 and all(np.isfinite(side).all() and (side > 0).all() for side in pair):
-                    yield {"ups": ups, "fno": fno, "protocol": protocol, "seeds": seeds, **_ratio(*pair)}
+                found = compared(ours, theirs, ("UPS", "FNO"))
+                if found:
+                    yield {"ups": ups, "fno": fno, "protocol": protocol, **found}
 
 
-def _ratio(ups_NS: NDArray, fno_NS: NDArray) -> Data:
-    """Ratio of errors (N seeds, S trajectories); the typical one is resampled on logs, where it is a difference."""
-    logs, plain = compare(np.log(ups_NS), np.log(fno_NS)), compare(ups_NS, fno_NS)
-    if plain.confirmed:
-        verdict = "UPS better"
-    elif compare(fno_NS, ups_NS).confirmed:
-        verdict = "FNO better"
-    else:
-        verdict = f"undecided, {plain.verdict}"
+def _errors(found: Data, protocol: str) -> dict[int, list[float | None]]:
+    """Seed -> error of each test trajectory."""
     return {
-        "ratio_of_means": float(ups_NS.mean() / fno_NS.mean()),
-        "typical_ratio": math.exp(-logs.improvement),
-        "low": math.exp(-logs.high),
-        "high": math.exp(-logs.low),
-        "difference": -plain.improvement,
-        "difference_low": -plain.high,
-        "difference_high": -plain.low,
-        "verdict": verdict,
-    }
-
-
-def _errors(found: Data, protocol: str) -> dict[int, list[float]]:
-    """Seed -> error of each test trajectory, inf where it diverged."""
-    return {
-        run["seed"]: [
-            math.inf if error is None else error
-            for error in run["errors"][run["deployed"] if protocol == "deployed" else protocol]
-        ]
-        for run in _complete(found)
+        run["seed"]: run["errors"][run["deployed"] if protocol == "deployed" else protocol] for run in _complete(found)
     }
 
 
@@ -264,25 +201,17 @@ def _complete(found: Data) -> list[Data]:
 
 
 def _seed_means(runs: Sequence[Data], protocol: str) -> list[float]:
-    return [fmean(_known(run, protocol)) for run in runs if protocol in run["errors"]]
+    return [mean_error(run["errors"][protocol]) for run in runs if protocol in run["errors"]]
 
 
 def _error_cell(runs: Sequence[Data], protocol: str) -> str:
     means = _seed_means(runs, protocol)
     if not means:
         return "–"
-    middle = fmean(median(_known(run, protocol)) for run in runs)
+    middle = fmean(median(infinite(run["errors"][protocol])) for run in runs)
     return f"{spread(means)} ({number(middle)})"
-
-
-def _known(run: Data, protocol: str) -> list[float]:
-    return [math.inf if error is None else error for error in run["errors"][protocol]]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-def _words(model: str) -> str:
-    return _WORDS[model]

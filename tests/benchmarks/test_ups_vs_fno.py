@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import ups_vs_fno as script
-from fno_tables import PROTOCOLS, TARGETS, collect, grade, render
+from fno_tables import TARGETS, collect, grade, render
+from pairs import PROTOCOLS
+from peers import MODELS, config_of
+from training import TUNING_SEED
 
 from ups.config import RunConfig, diff
-from ups.data.task import load_task
-from ups.evaluation.evaluate import evaluate_run
-from ups.run import build_run_surrogate
 
 SPLIT = {"train": 896, "validation": 64, "test": 64}
 
@@ -24,20 +24,8 @@ def outcome(score: float | None, status: str = "COMPLETE") -> dict[str, Any]:
     return {"score": score, "status": status, "reason": ""}
 
 
-def test_the_best_validation_score_chooses_the_rate() -> None:
-    assert script.select_rate({1e-3: outcome(0.3), 3e-3: outcome(0.1), 6e-3: outcome(0.2)}) == 3e-3
-    assert script.select_rate({3e-3: outcome(0.1), 1e-3: outcome(0.1)}) == 1e-3
-
-
-def test_a_run_that_did_not_complete_is_the_last_choice() -> None:
-    exploded = outcome(0.01, "EXPLODED")
-    assert script.select_rate({1e-3: outcome(0.3), 6e-3: exploded}) == 1e-3
-    assert script.select_rate({1e-3: outcome(None, "EXPLODED"), 6e-3: exploded}) == 6e-3
-    assert script.select_rate({6e-3: outcome(None, "EXPLODED"), 1e-3: outcome(None, "EXPLODED")}) == 1e-3
-
-
 def config(model: str, seed: int = 0) -> RunConfig:
-    return script.config_of(model, Path("data/x.h5"), SPLIT, rate=3e-3, seed=seed, seconds=300.0)
+    return config_of(model, Path("data/x.h5"), SPLIT, rate=3e-3, seed=seed, seconds=300.0)
 
 
 def test_the_models_differ_in_nothing_but_what_they_are() -> None:
@@ -50,34 +38,27 @@ def test_the_models_differ_in_nothing_but_what_they_are() -> None:
         "baseline.position": (False, True),
     }
     assert changed("fno", "fno_plain") == {"stages.operator.augment", "stages.operator.losses.rollout.weight"}
+    assert changed("ups", "unet_frame") <= {f"stages.operator.losses.inverse_{w}coding.weight" for w in ("en", "de")}
+    assert changed("ups", "ups_anypoint") == {
+        path for path in changed("ups", "ups_anypoint") if path.startswith("decoder")
+    }
     assert config("ups").inference.rollout == "reencode"
     assert config("ups_latent").inference.rollout == "latent"
 
 
-@pytest.mark.parametrize("model", script.MODELS)
+@pytest.mark.parametrize("model", MODELS)
 def test_every_model_runs_for_the_same_time_on_one_thread(model: str) -> None:
     found = config(model)
     assert found.stages.operator.time_limit_seconds == 300
     assert found.runtime.threads == 1
     assert (found.task.space_stride, found.task.time_stride, found.task.frames) == (4, 5, 41)
     assert found.stages.operator.validations == 8
-    assert config(model, script.TUNING_SEED).stages.operator.validations == 2
+    assert config(model, TUNING_SEED).stages.operator.validations == 2
 
 
 def test_the_tuning_seed_is_no_final_seed() -> None:
     with pytest.raises(SystemExit):
-        script._arguments(["--seeds", "0", str(script.TUNING_SEED)])
-
-
-def test_errors_of_trajectories_are_those_of_the_report(tiny: dict[str, Any]) -> None:
-    tiny_config = RunConfig.parse(tiny)
-    task = load_task(tiny_config.task)
-    surrogate = build_run_surrogate(tiny_config, task).eval()
-    metrics = evaluate_run(surrogate, task, "test").metrics
-    for protocol, name in {"one_step": "one_step", "reencode": "reencode_rollout", "latent": "latent_rollout"}.items():
-        errors = script.trajectory_errors(surrogate, task.test, protocol)
-        assert len(errors) == 4
-        assert np.mean(errors) == pytest.approx(metrics[f"{name}_nrmse"], rel=1e-6)
+        script._arguments(["--seeds", "0", str(TUNING_SEED)])
 
 
 def run(scale: float, *, latent: bool, seed: int, core_share: float = 1.0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ups.training.curriculum import InverseLossConfig, RolloutLossConfig
+from ups.training.curriculum import RolloutLossConfig, TermConfig
 from ups.training.guard import Exploded, GradientGuard, GuardConfig, clip_gradients
 from ups.training.optim import EmaConfig, ScheduleConfig
 
@@ -88,6 +88,19 @@ def test_clipping_by_norm_and_by_parameter() -> None:
     assert float(total) == pytest.approx(0.5, rel=1e-4)
 
 
+@pytest.mark.parametrize("size", [0.3, 1.0, 40.0])
+def test_clipping_equals_torchs_own(size: float) -> None:
+    """A norm that is known already gives the same gradients as measuring it again."""
+    ours, theirs = model_with_gradient(size), model_with_gradient(size)
+    _, norm = guard().admits(ours, 1)
+    clip_gradients(ours.parameters(), 1.0, per_parameter=False, norm=norm)
+    nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.equal(a.grad, b.grad)
+
+
 @given(
     weight=st.floats(0, 10),
     top=st.none() | st.floats(0, 1),
@@ -98,7 +111,7 @@ def test_clipping_by_norm_and_by_parameter() -> None:
 def test_inverse_weight_is_zero_then_rises_to_its_cap(
     weight: float, top: float | None, warmup: float, epochs: int, ramp: str
 ) -> None:
-    config = InverseLossConfig.parse({"weight": weight, "warmup": warmup, "max_weight": top, "ramp": ramp})
+    config = TermConfig.parse({"weight": weight, "warmup": warmup, "max_weight": top, "ramp": ramp})
     full = weight if top is None else min(weight, top)
     start = warmup * epochs if warmup < 1 else warmup
     values = [config.at(epochs * k / 40, epochs) for k in range(41)]
@@ -109,8 +122,15 @@ def test_inverse_weight_is_zero_then_rises_to_its_cap(
 
 
 def test_linear_inverse_weight_is_the_formula() -> None:
-    config = InverseLossConfig(weight=0.4, warmup=10, max_weight=0.05)
+    config = TermConfig(weight=0.4, warmup=10, max_weight=0.05)
     assert [config.at(e, 40) for e in (0, 9.9, 10, 11, 12, 20, 39)] == pytest.approx([0, 0, 0, 0.04, 0.05, 0.05, 0.05])
+
+
+def test_a_term_is_applied_to_every_nth_batch() -> None:
+    rare = TermConfig(weight=0.5, every=3)
+    assert [rare.of_batch(index, 1.0, 4) for index in range(5)] == [0.5, 0, 0, 0.5, 0]
+    late = TermConfig(weight=0.5, every=2, warmup=0.5)
+    assert [late.of_batch(index, 1.0, 4) for index in range(3)] == [0, 0, 0]
 
 
 @given(horizon=st.integers(1, 12), warmup=st.floats(0, 0.9), step=st.integers(0, 1000))

@@ -18,7 +18,7 @@ from ups.core.types import Progress, Status
 from ups.data.task import load_task
 from ups.inference.surrogate import load_surrogate
 from ups.run import build_run_surrogate, count_parameters, load_result, train_run
-from ups.training.losses import inverse_terms, operator_loss
+from ups.training.losses import operator_loss
 from ups.training.stages.operator import OperatorStage
 
 
@@ -32,7 +32,7 @@ class Stop(Exception):
 
 
 def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return load_checkpoint(folder / "checkpoints" / f"{name}.safetensors").tensors
+    return load_checkpoint(folder / "checkpoints" / "operator" / f"{name}.safetensors").tensors
 
 
 def test_a_run_learns_and_leaves_a_predictor(config: RunConfig, tmp_path: Path) -> None:
@@ -169,58 +169,13 @@ def test_accumulated_batches_equal_one_large_batch(config: RunConfig) -> None:
     def gradient(rows: slice) -> torch.Tensor:
         surrogate.zero_grad()
         part = type(batch)(batch.fields_BTXC[rows], batch.parameters_BP[rows])
-        loss, _ = loss_of(part)
+        loss, _ = operator_loss(surrogate, part, config.stages.operator.losses, steps=1, mode="reencode")
         loss.backward()
-        grad = surrogate.model.operator.out.weight.grad
-        assert grad is not None
-        return grad.clone()
+        return torch.cat([p.grad.flatten() for p in surrogate.parameters() if p.grad is not None])
 
-    def loss_of(part: Any) -> Any:
-        losses = config.stages.operator.losses
-        return operator_loss(
-            surrogate, part, losses, steps=1, mode="reencode", inverse_encoding=0.0, inverse_decoding=0.0
-        )
-
-    halves = (gradient(slice(0, 4)) + gradient(slice(4, 8))) / 2
-    torch.testing.assert_close(halves, gradient(slice(0, 8)), atol=1e-7, rtol=1e-4)
-
-
-TERMS = ["forward", "rollout", "inverse_encoding", "inverse_decoding"]
-
-
-@pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize("mode", ["latent", "reencode"])
-def test_each_term_overfits_one_batch_and_reaches_its_parts(config: RunConfig, term: str, mode: str) -> None:
-    task = load_task(config.task)
-    surrogate = build_run_surrogate(config, task)
-    stage = OperatorStage(config.stages.operator, surrogate, task, config.runtime)
-    batch = stage.sampler.batch(0, 4)
-    optimizer = torch.optim.Adam(surrogate.parameters(), lr=3e-3)
-    steps = 3 if term == "rollout" else 1
-
-    def value() -> torch.Tensor:
-        if term.startswith("inverse"):
-            start = surrogate.frame.enter(batch.fields_BTXC[:, :1], surrogate.frame.mean(batch.fields_BTXC[:, 0]))
-            both = inverse_terms(surrogate, surrogate.model, start[:, 0], batch.parameters_BP)
-            return both[term == "inverse_decoding"]
-        off = {"inverse_encoding": 0.0, "inverse_decoding": 0.0}
-        total, _ = operator_loss(surrogate, batch, config.stages.operator.losses, steps=steps, mode=mode, **off)
-        return total
-
-    # an untrained operator is the identity, which inverse decoding finds perfect
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in surrogate.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    first = float(value().detach())
-    for _ in range(60):
-        optimizer.zero_grad()
-        value().backward()
-        optimizer.step()
-    assert float(value().detach()) < 0.7 * first
-    reached = {name.split(".")[1] for name, p in surrogate.named_parameters() if p.grad is not None and p.grad.any()}
-    expected = {"encoder", "decoder"} if term == "inverse_encoding" else {"encoder", "operator", "decoder"}
-    assert reached == expected
+    halves, whole = (gradient(slice(0, 4)) + gradient(slice(4, 8))) / 2, gradient(slice(0, 8))
+    assert whole.any()
+    torch.testing.assert_close(halves, whole, atol=1e-7, rtol=1e-4)
 
 
 def test_inverse_terms_change_the_weights_only_after_their_warmup(config: RunConfig, tmp_path: Path) -> None:

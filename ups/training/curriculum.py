@@ -10,8 +10,8 @@ from pydantic import Field
 from ups.core.schema import Schema
 
 
-class InverseLossConfig(Schema):
-    """An inverse term's weight over the stage: 0, then a ramp, then min(weight, max_weight)."""
+class TermConfig(Schema):
+    """One term's weight over the stage: 0, then a ramp, then min(weight, max_weight)."""
 
     weight: float = Field(0.0, ge=0)
     warmup: float = Field(0.0, ge=0)
@@ -34,6 +34,10 @@ class InverseLossConfig(Schema):
             rise = (1 - math.cos(math.pi * rise)) / 2
         return min(self.weight * rise, top)
 
+    def of_batch(self, index: int, epoch: float, epochs: int) -> float:
+        """The weight of the `index`-th batch of the stage."""
+        return 0.0 if index % self.every else self.at(epoch, epochs)
+
 
 class RolloutLossConfig(Schema):
     """The forward term after 2..h steps, h growing from 1 at `warmup` to `horizon` at the end of the stage."""
@@ -45,6 +49,9 @@ class RolloutLossConfig(Schema):
     mode: Literal["deployed", "latent", "reencode", "alternate"] = "deployed"
     """how the steps are unrolled: as inference.rollout says, or as named; alternate changes from batch to batch"""
     every: int = Field(1, ge=1)
+    pushforward: bool = False
+    """the error of step h alone, with the steps before it run without gradient (Brandstetter et al. 2022,
+    arXiv:2202.03376): the memory of two steps, whatever the horizon"""
 
     def steps_at(self, share: float, step: int) -> int:
         """How many steps to unroll for batch `step` at this share of the stage."""

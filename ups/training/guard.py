@@ -107,13 +107,21 @@ class GradientGuard:
         return f"gradient norm {norm:.3g} at step {step} of {self.stage}, largest in {largest}"
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None, per_parameter: bool) -> None:
-    """Scale gradients down to `max_norm`: their global norm, or each parameter's own."""
+def clip_gradients(
+    parameters: Iterable[Tensor], max_norm: float | None, per_parameter: bool, norm: float | None = None
+) -> None:
+    """Scale gradients down to `max_norm`: their global norm (`norm`, where it is known already), or each one's own."""
     if max_norm is None:
         return
-    if not per_parameter:
-        nn.utils.clip_grad_norm_(parameters, max_norm)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
         return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            nn.utils.clip_grad_norm_([parameter], max_norm)
+    norms = torch.stack(torch._foreach_norm(gradients)) if per_parameter or norm is None else None
+    if norms is not None and per_parameter:
+        torch._foreach_mul_(gradients, list((max_norm / (norms + 1e-6)).clamp_max(1.0).unbind()))
+        return
+    norm = float(norms.norm()) if norms is not None else norm
+    assert norm is not None
+    if norm + 1e-6 > max_norm:
+        total = torch.tensor(norm, device=gradients[0].device)
+        torch._foreach_mul_(gradients, (max_norm / (total + 1e-6)).clamp_max(1.0))

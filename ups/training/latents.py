@@ -19,6 +19,7 @@ from torch import Tensor
 from ups.core.layers import rms_norm
 from ups.data.task import Task
 from ups.inference.surrogate import Surrogate
+from ups.models.corrector import change_size
 from ups.models.latent import LatentModel
 from ups.training.batches import WindowSampler
 
@@ -96,10 +97,13 @@ def open_pairs(folder: Path) -> Pairs:
 
 
 def residual_scale(pairs: Pairs) -> float:
-    """Root mean square of target - base over all pairs."""
+    """Root mean square of (target - base) over the size of (base - latent), over all pairs."""
     total, count = 0.0, 0
     for at in range(0, len(pairs), 256):
-        data = pairs.target[at : at + 256].astype(np.float64) - pairs.base[at : at + 256]
+        latent, base, target = (
+            torch.from_numpy(np.array(part[at : at + 256])) for part in (pairs.latent, pairs.base, pairs.target)
+        )
+        data = ((target - base) / change_size(base, latent)).double().numpy()
         total, count = total + float(np.square(data).sum()), count + data.size
     # a perfect operator leaves nothing to be scaled
     return max(math.sqrt(total / count), 1e-8)

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ups.core.runtime import RuntimeConfig
+from ups.core.runtime import (
+    RuntimeConfig,
+    compiled,
+    compiles,
+    deterministic_mode,
+    own_randomness,
+    peak_memory_gib,
+    seed_all,
+)
 from ups.core.schema import Schema
 from ups.core.types import Progress, Report, Status
 from ups.training.guard import Exploded, GradientGuard, GuardConfig, clip_gradients
@@ -24,7 +32,8 @@ from ups.training.state import TrainState
 class StageConfig(Schema):
     """What every stage has of its own."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=0)
+    """0 or null: the stage is off"""
     windows_per_trajectory: int = Field(4, ge=1)
     """training windows drawn from each trajectory in an epoch"""
     time_limit_seconds: float | None = Field(None, gt=0)
@@ -43,6 +52,11 @@ class StageConfig(Schema):
     validations: int = Field(8, ge=1)
     """validation scores are measured at the shares k/validations of the stage; milestones are some of these"""
 
+    @field_validator("epochs", mode="before")
+    @classmethod
+    def _null_is_off(cls, value: Any) -> Any:
+        return 0 if value is None else value
+
 
 class LoggingConfig(Schema):
     """How much is written while training. Does not change what is learned."""
@@ -57,8 +71,15 @@ class Stage(Protocol):
 
     name: str
     model: nn.Module
-    no_skill: float
-    """score of the constant initial mean on the validation split; worse than this at half time is STALLED"""
+    """what is trained, averaged and saved as best; frozen parts that a stage reads are not in it"""
+
+    @property
+    def no_skill(self) -> float | None:
+        """Score of the predictor without skill on the validation split; not better at half time is STALLED.
+
+        None: the stage is never STALLED.
+        """
+        ...
 
     @property
     def config(self) -> StageConfig: ...
@@ -67,11 +88,14 @@ class Stage(Protocol):
     def batches_per_epoch(self) -> int: ...
 
     def loss(self, index: int, epoch: float, share: float) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the `index`-th batch and its terms."""
+        """The loss of the `index`-th batch and its terms.
+
+        torch's global generator is seeded anew for every batch: what the loss draws from it, resuming repeats.
+        """
         ...
 
     def score(self, model: nn.Module) -> float:
-        """Validation rollout_nrmse of `model` as it would be deployed."""
+        """Lower is better: validation rollout_nrmse of `model` as it would be deployed, if nothing else is said."""
         ...
 
 
@@ -85,6 +109,8 @@ class StageResult:
     steps: int
     skipped: int
     warnings: list[str]
+    peak_memory_gib: float
+    """the most that was in use at once: of the device on CUDA, else of the whole process since it began"""
 
 
 def train_stage(
@@ -107,8 +133,15 @@ def train_stage(
     if resume and last.is_file():
         state.restore(load_checkpoint(last))
     run = _StageRun(stage, state, folder, facts, runtime, logging, report)
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
     try:
-        status, reason = run.to_end()
+        with (
+            own_randomness(run.device),
+            deterministic_mode(runtime.deterministic),
+            compiled(stage.model, compiles(runtime.compile, run.device)),
+        ):
+            status, reason = run.to_end()
     except Exploded as explosion:
         status, reason = (
             Status.EXPLODED,
@@ -117,7 +150,7 @@ def train_stage(
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        status, reason = Status.OUT_OF_MEMORY, _memory_reason(stage, state.step)
+        status, reason = Status.OUT_OF_MEMORY, _memory_reason(stage, state.step, run.device)
     return StageResult(
         status,
         reason,
@@ -127,6 +160,7 @@ def train_stage(
         state.step,
         guard.skipped,
         list(guard.warnings),
+        peak_memory_gib(run.device),
     )
 
 
@@ -147,12 +181,13 @@ class _StageRun:
         self._tick = time.perf_counter()
 
     def share(self) -> float:
-        done = self.state.step / self.total
+        done = self.state.step / self.total if self.total else 1.0
         limit = self.config.time_limit_seconds
         return min(1.0, max(done, self.state.seconds / limit) if limit else done)
 
     def to_end(self) -> tuple[Status, str]:
         state = self.state
+        self.stage.model.train()
         while (share := self.share()) < 1.0:
             loss, terms = self._step(share)
             self._lap()
@@ -169,7 +204,7 @@ class _StageRun:
     def _step(self, share: float) -> tuple[float, dict[str, float]]:
         state, config, model = self.state, self.config, self.stage.model
         epoch = share * config.epochs
-        model.train()
+        seed_all(self.device, self.runtime.seed, self.stage.name, state.step)
         bf16 = self.runtime.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             loss, terms = self.stage.loss(state.step, epoch, share)
@@ -182,9 +217,10 @@ class _StageRun:
             # a norm that is not finite was counted by the guard; the last finite one is what can be shown
             state.gradient_norm = norm if math.isfinite(norm) else state.gradient_norm
             if admitted:
-                clip_gradients(model.parameters(), config.grad_clip, config.grad_clip_per_param)
+                clip_gradients(state.parameters, config.grad_clip, config.grad_clip_per_param, norm)
+                factor = config.schedule.factor(share)
                 for group in state.optimizer.param_groups:
-                    group["lr"] = config.optimizer.lr * config.schedule.factor(share)
+                    group["lr"] = group["initial_lr"] * factor
                 state.optimizer.step()
                 state.updates += 1
                 state.update_ema(config.ema.at(state.updates))
@@ -200,8 +236,10 @@ class _StageRun:
     def _validate(self, loss: float, terms: dict[str, float]) -> tuple[Status, str] | None:
         state = self.state
         score = self.stage.score(state.ema)
+        self.stage.model.train()
         self._lap()
-        hopeless = not math.isfinite(score) or (self.share() >= 0.5 and score >= self.stage.no_skill)
+        no_skill = math.inf if self.stage.no_skill is None else self.stage.no_skill
+        hopeless = not math.isfinite(score) or (self.share() >= 0.5 and score >= no_skill)
         if hopeless and state.guard.skipped_in_row:
             # a short stage is validated before the guard has lost its patience
             raise state.guard.exploded()
@@ -217,10 +255,10 @@ class _StageRun:
         self._save("last")
         self.report(self._progress(loss, terms, score))
         self._tick = time.perf_counter()
-        if self.share() >= 0.5 and state.best is not None and state.best >= self.stage.no_skill:
+        if self.share() >= 0.5 and state.best is not None and state.best >= no_skill:
             return Status.STALLED, (
                 f"best rollout_nrmse {_shown(state.best)} at {self.share():.0%} of {self.stage.name} is not below "
-                f"the constant initial mean's {_shown(self.stage.no_skill)}"
+                f"the constant initial mean's {_shown(no_skill)}"
             )
         return None
 
@@ -269,8 +307,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def _memory_reason(stage: Stage, step: int) -> str:
-    peak = ""
-    if torch.cuda.is_available():
-        peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the device"
-    return f"out of memory at step {step + 1} of {stage.name} with batch_size {stage.config.batch_size}{peak}"
+def _memory_reason(stage: Stage, step: int, device: torch.device) -> str:
+    return (
+        f"out of memory at step {step + 1} of {stage.name} with batch_size {stage.config.batch_size}, "
+        f"peak {peak_memory_gib(device):.2f} GiB {'on the device' if device.type == 'cuda' else 'of the process'}"
+    )
