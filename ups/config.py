@@ -45,11 +45,17 @@ class RunConfig(ModelConfig):
             if self.inference.rollout == "latent":
                 raise ValueError("a baseline has no latent: inference.rollout must be reencode")
         self.stages.check(steady=EQUATIONS[self.task.equation].steady, has_latent=self.baseline is None)
-        unseen = self.stages.operator.losses.inverse_encoding.weight == 0
-        if unseen and EQUATIONS[self.task.equation].steady and self.stages.steady_prior.target == "encoded":
+        prior, unseen = self.stages.steady_prior, self.stages.operator.losses.inverse_encoding.weight == 0
+        if prior.epochs and prior.target == "encoded" and unseen:
             raise ValueError(
                 "stages.steady_prior.target encoded needs an encoder of solutions, which "
                 "stages.operator.losses.inverse_encoding alone trains: set its weight above 0"
+            )
+        inference = self.inference
+        if self.stages.consistency_distill.epochs and inference.student_steps > inference.sampler_steps:
+            raise ValueError(
+                "inference.student_steps must be at most inference.sampler_steps, whose states it learns from, "
+                f"got {inference.student_steps} and {inference.sampler_steps}"
             )
         trained = [DEPLOYED_AS[name] for name in self.stages.later()]
         if self.inference.corrector not in ("auto", "none", *trained):

@@ -12,7 +12,7 @@ import torch
 from ups.config import RunConfig, dump_yaml, load_config
 from ups.core.artifacts import ArtifactStore
 from ups.core.errors import UserError
-from ups.core.runtime import pick_device, write_atomic
+from ups.core.runtime import compiles, pick_device, write_atomic
 from ups.core.types import FieldSpec, Progress, Report, RunResult, Status
 from ups.data.normalization import Normalizer
 from ups.data.task import Task, load_task
@@ -58,6 +58,7 @@ def train_run(
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     surrogate = build_run_surrogate(config, task).to(device)
+    _refuse_what_does_not_fit(config, task, surrogate, device)
     # from here on nothing that a user wrote can be refused: no folder is left half-written
     write_atomic(out / "config.yaml", dump_yaml(config).encode())
     write_atomic(out / "split.json", json.dumps(task.manifest).encode())
@@ -76,13 +77,23 @@ def train_run(
             resume=resume,
         )
         status, reason = pipeline.run()
-    if status is Status.COMPLETE:
+    if pipeline.can_deploy:
         pipeline.save(out / "checkpoints" / "best.safetensors")
-        if evaluate_on == "test":
+        if status is Status.COMPLETE and evaluate_on == "test":
             evaluation = evaluate_run(pipeline.deploy(), task, "test")
             stages = {name: each.to_json() for name, each in pipeline.summaries.items()}
             save_report(replace(evaluation, stages=stages), out / FILE_NAME)
     return _finish(out, pipeline, status, reason)
+
+
+def _refuse_what_does_not_fit(config: RunConfig, task: Task, surrogate: Surrogate, device: torch.device) -> None:
+    """Raises ConfigError for what only config, data and machine together can tell, before anything is trained."""
+    compiles(config.runtime.compile, device)
+    config.stages.operator.losses.check(task.spec, symmetry=config.symmetry, has_latent=surrogate.has_latent)
+    config.stages.operator.optimizer.build(surrogate)
+    for name in config.stages.later():
+        correction = config.build_correction(DEPLOYED_AS[name], task.spec)
+        getattr(config.stages, name).optimizer.build(correction)
 
 
 def build_run_surrogate(config: RunConfig, task: Task) -> Surrogate:
@@ -161,6 +172,7 @@ def _finish(out: Path, pipeline: Pipeline, status: Status, reason: str) -> RunRe
         folder=out,
         reused_stages=tuple(name for name, each in summaries.items() if each.reused),
         stages={name: each.to_json() for name, each in summaries.items()},
+        peak_memory_gib=max((each.peak_memory_gib for each in summaries.values() if not each.reused), default=None),
     )
     plain = {**asdict(result), "folder": None}
     write_atomic(out / RESULT, json.dumps(plain, indent=1).encode())

@@ -14,7 +14,7 @@ from torch import nn
 from ups.config import RunConfig
 from ups.core.artifacts import ArtifactStore
 from ups.core.checkpoint import load_checkpoint
-from ups.core.errors import ConfigError
+from ups.core.errors import ConfigError, DataError
 from ups.core.types import Progress, RunResult, Status
 from ups.data.generators import generate
 from ups.data.task import Task, load_task
@@ -171,9 +171,8 @@ def test_gradients_reach_exactly_the_stages_own_weights(trained: Trained, stage:
     ]
     fresh.model.zero_grad()
     loss.backward()
-    reached = [parameter.grad is not None for parameter in fresh.model.parameters()]
-    # the other encoder of a steady model learns from the inverse terms alone
-    assert all(reached) or stage == "operator"
+    missed = [name for name, parameter in fresh.model.named_parameters() if parameter.grad is None]
+    assert missed == []
     assert any(parameter.grad.abs().max() > 0 for parameter in fresh.model.parameters() if parameter.grad is not None)
     assert all(parameter.grad is None for parameter in frozen)
     assert not frozen or not any(parameter.requires_grad for parameter in frozen)
@@ -280,6 +279,64 @@ def test_a_stage_that_worsens_the_score_is_left_out(
     assert torch.equal(loaded.rollout(start, parameters, steps), plain)
 
 
+@pytest.mark.parametrize("forced", ["none", "diffusion", "student"])
+def test_what_the_config_asks_for_is_deployed(trained_evolving: Trained, tmp_path: Path, forced: str) -> None:
+    run = trained_evolving
+    config = run.config.override({"inference.corrector": forced})
+    seen: list[tuple[str, float]] = []
+
+    def note(progress: Progress) -> None:
+        if progress.score is not None:
+            seen.append((progress.stage, progress.score))
+
+    changed = config.override({"stages.diff_residual.optimizer.weight_decay": 0.02})
+    result = train_run(changed, tmp_path / "run", note, store=run.store, evaluate_on="none")
+    assert load_surrogate(tmp_path / "run").correction == forced
+    stages = {"none": "operator", "diffusion": "diff_residual", "student": "consistency_distill"}
+    assert [name for name, each in result.stages.items() if each["kept"] and name != "operator"] == (
+        [] if forced == "none" else [stages[forced]]
+    )
+    assert result.score == result.stages[stages[forced]]["score_after"]
+    # a stage that will not be deployed has the score of what is
+    alone = result.stages["operator"]["score_after"]
+    hidden = {"none": {"diff_residual", "consistency_distill"}, "diffusion": set(), "student": {"diff_residual"}}
+    assert all(score == alone for stage, score in seen if stage in hidden[forced])
+
+
+def test_a_later_stage_that_fails_leaves_a_predictor(trained_evolving: Trained, tmp_path: Path) -> None:
+    run = trained_evolving
+    guard = {"warn_norm": 1e-9, "skip_norm": 1e-9, "explode_norm": 1e-9}
+    config = run.config.override({f"stages.diff_residual.guard.{key}": value for key, value in guard.items()})
+    result = train_run(config, tmp_path / "run", store=run.store)
+    assert result.status is Status.EXPLODED
+    assert "diff_residual" in result.reason
+    assert result.score == run.result.stages["operator"]["score_after"]
+    assert load_surrogate(tmp_path / "run").correction == "none"
+
+
+def test_a_stages_own_checkpoint_is_no_predictor(trained_evolving: Trained) -> None:
+    file = trained_evolving.folder / "checkpoints" / "diff_residual" / "best.safetensors"
+    with pytest.raises(DataError, match="diff_residual alone; give the run's folder") as error:
+        load_surrogate(file)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corrector": {"kind": "pdet_unet", "depths": [1] * 11}}, "corrector: "),
+        ({"stages.operator.losses.physics.divergence.weight": 1.0}, "needs a velocity"),
+        ({"stages.diff_residual.optimizer.name": "muon", "corrector.hidden_dim": 4}, "muon"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is(
+    evolving: RunConfig, tmp_path: Path, changes: Values, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_run(evolving.override(changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def distance(student: Student, stage: ConsistencyDistillStage) -> float:
     """To the teacher's results, over their own size, as the stage measures it."""
     stage.student = student
@@ -303,6 +360,7 @@ def test_a_collapsed_student_is_found_out(trained_evolving: Trained) -> None:
         ({"stages.diff_residual.epochs": 0}, "needs a teacher"),
         ({"stages.steady_prior.epochs": 1}, "for steady tasks"),
         ({"inference.corrector": "prior"}, "no stage trains prior"),
+        ({"inference.student_steps": 2, "inference.sampler_steps": 1}, "at most inference.sampler_steps"),
         ({"baseline": {"kind": "fno"}, "stages.operator.losses.inverse_encoding.weight": 0.0}, "no latent"),
         ({"stages.diff_residual.tau_min": 0.9, "stages.diff_residual.tau_max": 0.5}, "tau_min < tau_max"),
     ],

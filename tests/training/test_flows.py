@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ups.config import RunConfig
 from ups.core.layers import rms_norm
 from ups.core.types import FieldSpec
+from ups.data.generators import generate
 from ups.data.normalization import Normalizer
+from ups.data.task import TaskConfig, load_task
 from ups.inference.surrogate import ModelConfig, Surrogate
 from ups.models.corrector import Corrector, Student
 from ups.models.encoder import LatentConfig
 from ups.models.latent import LatentModel
 from ups.models.operator import PdetStack
 from ups.models.steady_prior import SteadyPrior
-from ups.training.flow_matching import FlowConfig, draw_tau
-from ups.training.latents import decoded_target
+from ups.run import build_run_surrogate
+from ups.training.batches import WindowSampler
+from ups.training.flow_matching import FlowConfig, PairSampler, draw_tau
+from ups.training.latents import Pairs, decoded_target, open_pairs, write_pairs
 
 SPEC = FieldSpec("burgers", (32,), 1, 1.0, 0.05, ("nu",))
 LATENT = LatentConfig(tokens=8, dim=4)
@@ -191,3 +198,72 @@ def test_the_decoded_target_is_the_nearest_latent_that_decodes_to_the_truth(deco
     assert (target - base).norm() < 1.001 * (elsewhere - base).norm()
     # and what is right already stays
     torch.testing.assert_close(decoded_target(model, base, model.decode(base)), base, atol=1e-4, rtol=1e-3)
+
+
+def pairs(count: int = 640) -> Pairs:
+    """Pairs that tell their row."""
+    number = np.arange(count, dtype=np.float32)
+    return Pairs(*(np.tile(number[:, None, None], (1, 2, 2)) for _ in range(3)), np.tile(number[:, None], (1, 2)))
+
+
+def test_an_epoch_takes_every_pair_once_and_keeps_the_parts_together() -> None:
+    sampler = PairSampler(pairs(), 16, seed=0)
+    device = torch.device("cpu")
+    seen = []
+    for index in range(sampler.batches_per_epoch):
+        latent, base, target, features = sampler.batch(index, device)
+        assert torch.equal(latent, base)
+        assert torch.equal(latent, target)
+        assert torch.equal(latent[:, 0], features)
+        seen.extend(features[:, 0].tolist())
+    assert sorted(seen) == list(range(640))
+    again = PairSampler(pairs(), 16, seed=0)
+    assert torch.equal(again.batch(45, device)[0], sampler.batch(45, device)[0])
+    assert not torch.equal(sampler.batch(0, device)[0], sampler.batch(40, device)[0])
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "beta", "stratified"])
+def test_flow_times_know_nothing_of_their_pairs(sampling: str) -> None:
+    """Stratified times go up within a batch: rows must not."""
+    config = FlowConfig.parse({"tau_sampling": sampling})
+    sampler = PairSampler(pairs(), 16, seed=0)
+    rows = torch.stack([sampler.batch(index, torch.device("cpu"))[3][:, 0] for index in range(200)])
+    times = torch.stack([draw_tau(config, 16, 0, index) for index in range(200)])
+    assert abs(torch.corrcoef(torch.stack([rows.flatten(), times.flatten()]))[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("inference", [{"rollout": "latent"}, {}, {"reencode_every": 2}], ids=str)
+def test_pairs_are_met_on_the_deployed_rollout(tiny: dict[str, Any], tmp_path: Path, inference: dict[str, Any]) -> None:
+    config = RunConfig.parse({**tiny, "inference": inference, "symmetry": "none"})
+    task = load_task(config.task)
+    surrogate = scramble(build_run_surrogate(config, task)).eval()
+    what = {"windows_per_trajectory": 2, "horizon": 2, "seed": 5, "augment": False, "encoded": False}
+    write_pairs(tmp_path, surrogate, task, **what)  # type: ignore[arg-type]
+    met = open_pairs(tmp_path)
+    assert len(met) == 32 * 3
+    model = surrogate.model
+    assert isinstance(model, LatentModel)
+    batch = WindowSampler.of_task(task, 32, 2, 5, False).batch(0, 4)
+    frames = surrogate.unroll(batch.fields_BTXC[:, 0], batch.parameters_BP, 3)
+    with torch.no_grad():
+        # where the operator starts after two steps of the deployed rollout
+        canonical, features, _, _ = surrogate.normalise(frames[:, 1], batch.parameters_BP)
+        if not inference:
+            torch.testing.assert_close(torch.from_numpy(met.latent[64:].copy()), model.encode(canonical))
+        else:
+            first = torch.from_numpy(met.base[32:64].copy())
+            reencodes = inference.get("reencode_every") == 2
+            expected = model.encode(canonical) if reencodes else first
+            torch.testing.assert_close(torch.from_numpy(met.latent[64:].copy()), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(met.features[:32].copy()), features, atol=1, rtol=1)
+
+
+def test_pairs_between_walls_reflect_only_where_that_is_exact(tmp_path: Path) -> None:
+    """A strided grid between walls is not its own mirror image."""
+    file = generate("darcy", tmp_path / "darcy.h5", trajectories=6, cells=16, seed=1)
+    task = {"equation": "darcy", "files": [str(file)], "train": 4, "validation": 1, "test": 1}
+    for stride, reflects in ((1, True), (2, False)):
+        sampler = WindowSampler.of_task(load_task(TaskConfig.parse({**task, "space_stride": stride})), 4, 1, 0, True)
+        plain = WindowSampler.of_task(load_task(TaskConfig.parse({**task, "space_stride": stride})), 4, 1, 0, False)
+        same = [torch.equal(sampler.batch(k, 2).fields_BTXC, plain.batch(k, 2).fields_BTXC) for k in range(4)]
+        assert all(same) != reflects

@@ -177,8 +177,9 @@ def _task_of(run: Path, cells: int | None = None) -> Task:
 def _facts_of(run: Path) -> dict[str, Any]:
     """What the run's best checkpoint says of it."""
     from ups.core.checkpoint import load_checkpoint
+    from ups.inference.surrogate import checkpoint_of
 
-    return load_checkpoint(run if run.is_file() else run / "checkpoints" / "best.safetensors").facts
+    return load_checkpoint(checkpoint_of(run)).facts
 
 
 def _task_config(facts: dict[str, Any]) -> TaskConfig:

@@ -99,7 +99,9 @@ class RunResult:
     reused_stages: tuple[str, ...] = ()
     """found in the artifact store; their time is not part of `seconds`"""
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """by stage: status, score_before, score_after, kept, seconds, parameters, reused, note"""
+    """by stage: status, score_before, score_after, kept, seconds, parameters, reused, peak_memory_gib, note"""
+    peak_memory_gib: float | None = None
+    """the most that a stage had in use: of the device on CUDA, else of the whole process; None if all were reused"""
 
 
 class Predictor(Protocol):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ups.baselines.fno import Fno
 from ups.baselines.unet import Unet
 from ups.core.checkpoint import Checkpoint, load_checkpoint
-from ups.core.errors import UserError
+from ups.core.errors import ConfigError, DataError, UserError
 from ups.core.physics import EQUATIONS
 from ups.core.runtime import generator
 from ups.core.schema import Schema
@@ -307,9 +307,16 @@ class ModelConfig(Schema):
         return Surrogate(model, spec, normalizer, self.symmetry, self.inference, training_parameters)
 
     def build_correction(self, name: str, spec: FieldSpec) -> Corrector:
-        """An untrained `diffusion`, `student` or `prior`."""
+        """An untrained `diffusion`, `student` or `prior`.
+
+        Raises:
+            ConfigError: the velocity network does not fit the token grid.
+        """
         kind = {"diffusion": Corrector, "student": Student, "prior": SteadyPrior}[name]
-        return kind(self.corrector, spec, self.latent, EQUATIONS[spec.equation].num_numbers)
+        try:
+            return kind(self.corrector, spec, self.latent, EQUATIONS[spec.equation].num_numbers)
+        except ConfigError as error:
+            raise ConfigError(f"corrector: {error}") from None
 
 
 def load_surrogate(run: Path, device: str = "cpu") -> Surrogate:
@@ -320,8 +327,11 @@ def load_surrogate(run: Path, device: str = "cpu") -> Surrogate:
     Raises:
         DataError: nothing trained there, or the file is damaged.
     """
-    saved = load_checkpoint(checkpoint_of(run))
-    return surrogate_of(saved).to(device).eval()
+    path = checkpoint_of(run)
+    try:
+        return surrogate_of(load_checkpoint(path)).to(device).eval()
+    except DataError as error:
+        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
 
 
 def checkpoint_of(run: Path) -> Path:
@@ -334,8 +344,14 @@ def checkpoint_of(run: Path) -> Path:
 
 
 def surrogate_of(saved: Checkpoint) -> Surrogate:
-    """The predictor that a checkpoint holds."""
+    """The predictor that a checkpoint holds.
+
+    Raises:
+        DataError: it holds a later stage alone.
+    """
     facts = saved.facts
+    if "config" not in facts:
+        raise DataError(f"holds the stage {facts.get('stage', 'of something else')} alone; give the run's folder")
     config = ModelConfig.parse({name: facts["config"][name] for name in ModelConfig.model_fields})
     spec = FieldSpec.from_json(facts["spec"])
     surrogate = config.build(
@@ -343,6 +359,8 @@ def surrogate_of(saved: Checkpoint) -> Surrogate:
         Normalizer.from_json(facts["normalizer"]),
         tuple(tuple(each) for each in facts["training_parameters"]),
     )
+    if "chosen" not in facts:  # the operator's own checkpoint
+        surrogate = surrogate.with_inference(corrector="auto")
     corrections = {name: config.build_correction(name, spec) for name in facts.get("corrections", ())}
     surrogate = surrogate.with_corrections(corrections, facts.get("chosen", "none"))
     # `last` keeps the raw weights beside the averaged ones; what is deployed is the average

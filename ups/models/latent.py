@@ -123,7 +123,7 @@ def _band_limited(field: Tensor, axis: int, cells: int) -> Tensor:
     given = field.shape[axis]
     spectrum = torch.fft.rfft(field.float(), dim=axis)
     # the shortest wave is left out: its phase between the points is not known
-    kept = min(given, cells) // 2
+    kept = (min(given, cells) + 1) // 2
     spectrum = spectrum.narrow(axis, 0, kept)
     after = [0, 0] * (field.ndim - 1 - axis)
     spectrum = F.pad(spectrum, (*after, 0, cells // 2 + 1 - kept))

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class PairStageConfig(StageConfig):
     """A stage that trains on cached latents; `epochs` 0 leaves it out."""
 
     epochs: int = Field(0, ge=0)
+
     @property
     def steps_before(self) -> int:
         """The operator's own steps before a pair is taken: 0 to this many."""
@@ -43,7 +45,6 @@ class RolloutPairStageConfig(PairStageConfig):
 
     horizon: int = Field(3, ge=0)
     """the operator's own steps before a pair is taken: 0 to this many"""
-
 
     @property
     def steps_before(self) -> int:
@@ -80,6 +81,7 @@ class PairSampler:
         self.pairs = pairs
         self.batch_size = min(batch_size, len(pairs))
         self.seed = seed
+        self._order: tuple[int, NDArray[np.int64]] | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -88,8 +90,10 @@ class PairSampler:
     def batch(self, index: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(latent, base, target, features) of the `index`-th batch of the stage."""
         epoch, place = divmod(index, self.batches_per_epoch)
-        order = torch.randperm(len(self.pairs), generator=generator(self.seed, "pairs", epoch)).numpy()
-        rows = order[place * self.batch_size : (place + 1) * self.batch_size]
+        if self._order is None or self._order[0] != epoch:
+            drawn = torch.randperm(len(self.pairs), generator=generator(self.seed, "pairs", epoch))
+            self._order = epoch, drawn.numpy()
+        rows = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
         return self.pairs.rows(rows, device)
 
 

@@ -45,9 +45,10 @@ class Pairs:
         return len(self.latent)
 
     def rows(self, index: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(latent, base, target, features) of some pairs."""
-        chosen = np.sort(index)  # the order within a batch does not matter, that on disk does
-        parts = (np.asarray(getattr(self, each.name)[chosen]) for each in fields(self))
+        """(latent, base, target, features) of some pairs, in the order of `index`."""
+        order = np.argsort(index)  # disks like ascending rows
+        back = np.argsort(order)
+        parts = (np.asarray(getattr(self, each.name)[index[order]])[back] for each in fields(self))
         latent, base, target, features = (torch.from_numpy(part).to(device) for part in parts)
         return latent, base, target, features
 
@@ -71,7 +72,7 @@ def write_pairs(
     """
     steady = surrogate.equation.steady
     frames = 2 if steady else min(horizon + 2, task.train.fields_STXC.shape[1])
-    sampler = WindowSampler(task.train, task.spec.equation, _BATCH, windows_per_trajectory, seed, augment)
+    sampler = WindowSampler.of_task(task, _BATCH, windows_per_trajectory, seed, augment)
     batches = sampler.batches_per_epoch
     rows = batches * _BATCH * (frames - 1)
     arrays: dict[str, np.memmap] = {}

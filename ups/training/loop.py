@@ -20,6 +20,7 @@ from ups.core.runtime import (
     deterministic_mode,
     own_randomness,
     peak_memory_gib,
+    reset_peak_memory,
     seed_all,
 )
 from ups.core.schema import Schema
@@ -110,7 +111,7 @@ class StageResult:
     skipped: int
     warnings: list[str]
     peak_memory_gib: float
-    """the most that was in use at once: of the device on CUDA, else of the whole process since it began"""
+    """the most that was in use at once: of the device on CUDA, else of the whole process"""
 
 
 def train_stage(
@@ -133,8 +134,7 @@ def train_stage(
     if resume and last.is_file():
         state.restore(load_checkpoint(last))
     run = _StageRun(stage, state, folder, facts, runtime, logging, report)
-    if run.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(run.device)
+    reset_peak_memory(run.device)
     try:
         with (
             own_randomness(run.device),

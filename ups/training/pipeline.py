@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -86,6 +87,7 @@ class StageSummary:
     parameters: int
     reused: bool
     """found in the store"""
+    peak_memory_gib: float
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -115,6 +117,10 @@ class Pipeline:
     _best: float | None = None
     """score of what would be deployed now"""
 
+    def __post_init__(self) -> None:
+        # what the config asks to be deployed does not exist while it is trained
+        self.surrogate = self.surrogate.with_inference(corrector="auto")
+
     def run(self) -> tuple[Status, str]:
         """Train or find every stage; the status is that of the first one that did not complete."""
         for name in ("operator", *self.stages.later()):
@@ -139,7 +145,14 @@ class Pipeline:
         for name, summary in self.summaries.items():
             if name in DEPLOYED_AS and summary.kept:
                 chosen = DEPLOYED_AS[name]
-        return self.surrogate.with_corrections(self.corrections, chosen).eval()
+        wanted = self.config.inference.corrector
+        return self.surrogate.with_inference(corrector=wanted).with_corrections(self.corrections, chosen).eval()
+
+    @property
+    def can_deploy(self) -> bool:
+        """Whether there is a predictor: a later stage that failed is left out."""
+        asked = self.config.inference.corrector
+        return self._best is not None and (asked in ("auto", "none") or asked in self.corrections)
 
     def save(self, path: Path) -> None:
         """Write the deployed predictor as one checkpoint."""
@@ -163,7 +176,11 @@ class Pipeline:
             result, reused = _load_result(found / _RESULT), True
             write_atomic(folder / _RESULT, json.dumps({**_plain(result), "reused": True}).encode())
         else:
-            result, reused = self._train(name, folder), False
+            begin = time.perf_counter()
+            stage = self.build_stage(name)
+            prepared = time.perf_counter() - begin
+            result, reused = self._train(name, stage, folder), False
+            result = replace(result, seconds=result.seconds + prepared)
             write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
             if result.status is Status.COMPLETE:
                 self.store.publish(key, lambda temporary: _copy_stage(folder, temporary))
@@ -171,9 +188,9 @@ class Pipeline:
             self._load(name, folder)
         return result, reused
 
-    def _train(self, name: str, folder: Path) -> StageResult:
+    def _train(self, name: str, stage: Stage, folder: Path) -> StageResult:
         return train_stage(
-            self.build_stage(name),
+            stage,
             folder=folder,
             facts=self.facts if name == "operator" else {"stage": name},
             runtime=self.runtime,
@@ -188,7 +205,7 @@ class Pipeline:
         if name == "operator":
             return OperatorStage(self.stages.operator, self.surrogate, self.task, self.runtime)
         config = getattr(self.stages, name)
-        pairs = self._pairs(config)
+        pairs = self._pairs(name)
         frozen = self.surrogate.eval().requires_grad_(False)
         correction = self._new(name)
         if name == "consistency_distill":
@@ -216,14 +233,17 @@ class Pipeline:
             correction.load_state_dict(weights)
             self.corrections[DEPLOYED_AS[name]] = correction.eval().requires_grad_(False)
 
-    def _pairs(self, config: PairStageConfig) -> Pairs:
+    def _pairs(self, name: str) -> Pairs:
         """The latents that a later stage trains on, encoded once."""
+        config: PairStageConfig = getattr(self.stages, name)
+        # the student reads no target: it shares its teacher's pairs
+        encoded = self.stages.diff_residual.encoded_target if name == "consistency_distill" else config.encoded_target
         what = {
             "windows_per_trajectory": config.windows_per_trajectory,
             "horizon": config.steps_before,
             "seed": self.runtime.seed,
             "augment": config.augment,
-            "encoded": config.encoded_target,
+            "encoded": encoded,
         }
         key = fingerprint(["latents", LATENTS_VERSION, self._keys["operator"], what])
         fill: Callable[[Path], None] = lambda folder: write_pairs(folder, self.surrogate.eval(), self.task, **what)  # type: ignore[arg-type]  # noqa: E731
@@ -238,7 +258,10 @@ class Pipeline:
             parts = ("symmetry", "latent", "encoder", "operator", "decoder", "baseline")
             model = {part: value for part, value in config.model_dump(mode="json").items() if part in parts}
             rollout = [inference.rollout, inference.reencode_every]
-            return fingerprint([*common, *machine, model, rollout, self.task.fingerprint])
+            # whether reflections are exact depends on where the kept cells lie
+            return fingerprint(
+                [*common, *machine, model, rollout, self.task.fingerprint, self.task.config.space_stride]
+            )
         sampling = [inference.sampler_steps, inference.solver, inference.temperature]
         if name == "consistency_distill":
             sampling.append(inference.student_steps)
@@ -264,14 +287,15 @@ class Pipeline:
         parameters = sum(parameter.numel() for parameter in part.parameters()) if part is not None else 0
         note = "; ".join([*([result.reason] if result.reason else []), *result.warnings])
         self.summaries[name] = StageSummary(
-            result.status, before, after, kept, result.seconds, parameters, reused, note
+            result.status, before, after, kept, result.seconds, parameters, reused, result.peak_memory_gib, note
         )
 
     def _deployed_score(self, name: str, score: float) -> float:
         """What a later stage's score means for the run: it is left out where it does not help."""
-        if name == "operator" or self._best is None or self.config.inference.corrector != "auto":
+        forced = self.config.inference.corrector
+        if name == "operator" or self._best is None or forced == DEPLOYED_AS[name]:
             return score
-        return min(score, self._best)
+        return min(score, self._best) if forced == "auto" else self._best
 
     def _reporter(self, name: str) -> Report:
         """Progress with the score of what would be deployed; the stage's own is a detail."""

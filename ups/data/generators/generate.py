@@ -79,6 +79,11 @@ def generate(
     dt = generator.dt if dt is None else dt
     _check_times(known, frames, dt)
     _check_counts(frames=frames, oversample=oversample, trajectories=trajectories, cells=cells, seed=seed)
+    if oversample > 1 and known.boundary != "periodic":
+        raise ConfigError(
+            f"oversample: keeps the first of {oversample} cells along each axis, which between the walls of "
+            f"{equation} is off centre; choose more cells instead"
+        )
     attributes: dict[str, Any] = {_ATTRIBUTES.get(name, name): value for name, value in values.items()}
     attributes |= {"equation": equation, "oversample": oversample, **generator.attributes}
     first_frame: Callable[[int], Array64]
