@@ -27,8 +27,13 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# about an hour on two idle cores; the results go to benchmarks/RESULTS.md
+# about three hours on two idle cores; the results go to benchmarks/RESULTS.md
 bench: data/demo.h5
+	$(PYTHON) benchmarks/nu_table.py
+	$(PYTHON) benchmarks/stages.py
+	$(PYTHON) benchmarks/ablations.py
+	$(PYTHON) benchmarks/inverse_losses.py
+	$(PYTHON) benchmarks/train_overhead.py
 	$(PYTHON) benchmarks/ups_vs_fno.py --seconds 200 --tune-seconds 30
 	$(PYTHON) benchmarks/ups_vs_fno.py --nu 0.001 --models ups fno_frame --seconds 120 --tune-seconds 30
 	$(PYTHON) benchmarks/tpe_vs_random.py --trials 40 --override stages.operator.epochs=8

@@ -101,33 +101,37 @@ AXES: dict[str, Axis] = {
             f"{_DIFFUSION}.tau_sampling": "",
         },
         [
-            Claim("diffusion overfits: fewer epochs are better", "epochs 3", ("epochs 8, rate 0.001",)),
+            Claim("diffusion overfits: fewer epochs are better", "epochs 3", ("epochs 8, rate 0.003",)),
             Claim("diffusion overfits: a smaller rate is better", "epochs 8, rate 2e-05", ("epochs 8, rate 5e-05",)),
             Claim(
                 "diffusion overfits: more weight decay is better",
-                "epochs 8, rate 0.001, decay 0.05, stratified",
-                ("epochs 8, rate 0.001, decay 0.015",),
+                "epochs 8, rate 0.003, decay 0.05, stratified",
+                ("epochs 8, rate 0.003, decay 0.015",),
             ),
             Claim(
                 "stratified flow times beat uniform ones",
-                "epochs 8, rate 0.001, decay 0.05, stratified",
-                ("epochs 8, rate 0.001, decay 0.05, uniform",),
+                "epochs 8, rate 0.003, decay 0.05, stratified",
+                ("epochs 8, rate 0.003, decay 0.05, uniform",),
             ),
         ],
         # one setting at a time about the base; the whole grid would be 24 trials
         part={
             f"{_DIFFUSION}.epochs": {"choice": [8, 3]},
-            f"{_DIFFUSION}.optimizer.lr": {"choice": [1e-3, 2e-5, 5e-5], "when": {f"{_DIFFUSION}.epochs": 8}},
+            f"{_DIFFUSION}.optimizer.lr": {"choice": [3e-3, 2e-5, 5e-5], "when": {f"{_DIFFUSION}.epochs": 8}},
             f"{_DIFFUSION}.optimizer.weight_decay": {
                 "choice": [0.05, 0.015],
-                "when": {f"{_DIFFUSION}.epochs": 8, f"{_DIFFUSION}.optimizer.lr": 1e-3},
+                "when": {f"{_DIFFUSION}.epochs": 8, f"{_DIFFUSION}.optimizer.lr": 3e-3},
             },
             f"{_DIFFUSION}.tau_sampling": {
                 "choice": ["stratified", "uniform"],
                 "when": {f"{_DIFFUSION}.optimizer.weight_decay": 0.05},
             },
         },
-        changes={"stages.consistency_distill.epochs": 0, f"{_DIFFUSION}.validations": 4},
+        changes={
+            "stages.consistency_distill.epochs": 0,
+            f"{_DIFFUSION}.validations": 4,
+            f"{_DIFFUSION}.windows_per_trajectory": 2,
+        },
     ),
 }
 

@@ -35,9 +35,11 @@ from ups.inference.surrogate import Surrogate, load_surrogate
 NAME = "stages"
 PREDICTORS: dict[str, dict[str, Any]] = {
     "operator": {"corrector": "none"},
-    "diffusion": {"corrector": "diffusion", "temperature": 1.0},
-    "student 1": {"corrector": "student", "student_steps": 1, "temperature": 1.0},
-    "student 2": {"corrector": "student", "student_steps": 2, "temperature": 1.0},
+    "diffusion": {"corrector": "diffusion"},
+    "diffusion 0": {"corrector": "diffusion", "temperature": 0.0},
+    "diffusion 1": {"corrector": "diffusion", "temperature": 1.0},
+    "student 1": {"corrector": "student", "student_steps": 1},
+    "student 2": {"corrector": "student", "student_steps": 2},
 }
 """name -> how the one trained surrogate is rolled out"""
 STAGES = ("operator", "diff_residual", "consistency_distill")
@@ -52,7 +54,7 @@ def config_of(args: argparse.Namespace, seed: int, *, all_stages: bool) -> RunCo
         for name in STAGES:
             changes |= training.timed(seconds[name], seed=seed, validations=4, stage=name)
     else:
-        changes |= training.timed(sum(seconds.values()), seed=seed, validations=4)
+        changes |= training.timed(args.control_seconds, seed=seed, validations=4)
         changes |= {f"stages.{name}.epochs": 0 for name in STAGES[1:]}
     return training.run_config(args.config, training.headline(file, training.split_of(args.quick)), changes)
 
@@ -118,6 +120,8 @@ def _measure(args: argparse.Namespace, work: Path) -> Data:
         "members": args.members,
         "sampler_steps": first.inference.sampler_steps,
         "solver": first.inference.solver,
+        "temperature": first.inference.temperature,
+        "control_seconds": args.control_seconds,
     }
     return stages_report.collect(protocol, found, machine)
 
@@ -149,6 +153,9 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--seconds", type=float, help="of the operator stage [45]")
     made.add_argument("--diffusion-seconds", type=float, help="of the diffusion residual [30]")
     made.add_argument("--distill-seconds", type=float, help="of its student [20]")
+    made.add_argument(
+        "--control-seconds", type=float, help="of an operator without later stages; these also encode latents [125]"
+    )
     made.add_argument("--members", type=int, help="of an ensemble [8]")
     made.add_argument("--no-control", action="store_true", help="no operator that is given the time of all stages")
     return settle(
@@ -156,6 +163,7 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         seconds=(15.0, 45.0),
         diffusion_seconds=(3.0, 30.0),
         distill_seconds=(3.0, 20.0),
+        control_seconds=(21.0, 125.0),
         members=(3, 8),
     )
 

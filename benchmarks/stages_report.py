@@ -13,6 +13,8 @@ RANK_AIM = 0.3
 WORDS = {
     "operator": "operator alone",
     "diffusion": "with diffusion residual",
+    "diffusion 0": "with diffusion residual, temperature 0",
+    "diffusion 1": "with diffusion residual, temperature 1",
     "student 1": "with student, 1 step",
     "student 2": "with student, 2 steps",
     "control": "operator, given the time of all stages",
@@ -55,7 +57,9 @@ def render(data: Data) -> str:
         f"{', '.join(map(str, p['seeds']))}. nRMSE over 40 frames from one, {p['validation']} validation and "
         f"{p['test']} test trajectories ({p['train']} train), {p['cells']} cells, {p['frames']} frames of {p['dt']:g}; "
         "mean over trajectories, ± standard deviation over seeds. The residual is sampled once a step from fixed noise "
-        f"at temperature 1 in {p['sampler_steps']} {p['solver']} steps.",
+        f"at temperature {p['temperature']:g}, where no other is said, in {p['sampler_steps']} {p['solver']} steps. "
+        f"Beside them an operator alone that trained {p['control_seconds']:g} s: the stages' time and that of encoding "
+        "their latents.",
         _predictor_table(data),
         "Paired over seeds and trajectories (two-way resampling, 95 %; with few seeds all must agree): a ratio below 1 "
         "says that the first is better.",

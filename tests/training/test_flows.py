@@ -94,7 +94,7 @@ def test_an_untrained_flow_corrects_nothing(kind: type[Corrector], solver: str) 
     noise, base, latent = latents()
     states = flow.integrate(noise, base, latent, FEATURES, 4, solver)  # type: ignore[arg-type]
     assert torch.equal(states[:, 0], noise)
-    torch.testing.assert_close(flow.apply_to(base, latent, states[:, -1]), base, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(flow.apply_to(base, states[:, -1]), base, atol=1e-5, rtol=1e-5)
 
 
 def test_the_flow_to_a_known_point_ends_there() -> None:
@@ -114,16 +114,8 @@ def test_applying_the_data_of_a_target_gives_the_target(kind: type[Corrector]) -
     flow = build(kind)
     flow.scale.fill_(0.3)
     _, base, target = latents()
-    latent = rms_norm(base + 0.1 * target)
-    again = flow.apply_to(base, latent, flow.data_of(base, latent, target))
+    again = flow.apply_to(base, flow.data_of(base, target))
     torch.testing.assert_close(again, target, atol=1e-5, rtol=1e-4)
-
-
-def test_residuals_are_measured_by_the_operators_own_change() -> None:
-    flow = build()
-    _, base, change = latents()
-    small, large = (flow.unit(base, base + size * change) for size in (0.01, 1.0))
-    torch.testing.assert_close(large, 100 * small, rtol=1e-3, atol=0)
 
 
 @given(

@@ -250,7 +250,7 @@ class Surrogate(nn.Module):
         else:
             steps, solver = self.inference.sampler_steps, self.inference.solver
             end = correction.integrate(start, after_BND, latent_BND, features, steps, solver)[:, -1]
-        return correction.apply_to(after_BND, latent_BND, end)
+        return correction.apply_to(after_BND, end)
 
     def physical(self, canonical_BXC: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
         """The inverse of `normalise` for a prediction."""

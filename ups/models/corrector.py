@@ -22,15 +22,10 @@ _WAVES = 4
 
 
 class Corrector(nn.Module):
-    """Velocity network v(x_tau, tau | A(z), z, condition) of a flow over residuals: what A(z) lacks.
-
-    Residuals come in units of the operator's own change A(z) - z: their sizes span two orders of magnitude, but most
-    of that follows the size of the change, and one unit for all would leave the many small ones under the noise of the
-    few large ones.
-    """
+    """Velocity network v(x_tau, tau | A(z), z, condition) of a flow over scaled residuals: what A(z) lacks."""
 
     scale: Tensor
-    """root mean square of residual over change, of the pairs it was trained on"""
+    """root mean square of the residuals it was trained on"""
 
     def __init__(self, config: Operator, spec: FieldSpec, latent: LatentConfig, features: int) -> None:
         super().__init__()
@@ -39,7 +34,7 @@ class Corrector(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def end_point(self, x_BND: Tensor, tau_B: Tensor, base_BND: Tensor, latent_BND: Tensor, features: Tensor) -> Tensor:
-        """The expected data (B, N, D), in units of `unit`, given x_tau."""
+        """The expected data (B, N, D), in units of `scale`, given x_tau."""
         # half waves, so that 0 and 1 differ
         where = periodic_features(tau_B / 2, _WAVES).to(features.dtype)
         return self.trunk(torch.cat([x_BND, base_BND, latent_BND], dim=-1), torch.cat([features, where], dim=-1))
@@ -52,7 +47,7 @@ class Corrector(nn.Module):
     def integrate(
         self, noise_BND: Tensor, base_BND: Tensor, latent_BND: Tensor, features: Tensor, steps: int, solver: Solver
     ) -> Tensor:
-        """States (B, steps + 1, N, D) of the flow at tau = 0, 1/steps, ..., 1, in units of `unit`.
+        """States (B, steps + 1, N, D) of the flow at tau = 0, 1/steps, ..., 1, in units of `scale`.
 
         Heun's last step is Euler's: the velocity at tau = 1 is a quotient of zeros.
         """
@@ -68,22 +63,13 @@ class Corrector(nn.Module):
             states.append(x)
         return torch.stack(states, dim=1)
 
-    def unit(self, base_BND: Tensor, latent_BND: Tensor) -> Tensor:
-        """The expected size (B, 1, 1) of a residual."""
-        return self.scale * change_size(base_BND, latent_BND)
-
-    def apply_to(self, base_BND: Tensor, latent_BND: Tensor, data_BND: Tensor) -> Tensor:
+    def apply_to(self, base_BND: Tensor, data_BND: Tensor) -> Tensor:
         """The corrected latent, of unit rms again; `data` is the end of the flow."""
-        return rms_norm(base_BND + self.unit(base_BND, latent_BND) * data_BND)
+        return rms_norm(base_BND + self.scale * data_BND)
 
-    def data_of(self, base_BND: Tensor, latent_BND: Tensor, target_BND: Tensor) -> Tensor:
+    def data_of(self, base_BND: Tensor, target_BND: Tensor) -> Tensor:
         """What the flow must end at for `apply_to` to give the target."""
-        return (target_BND - base_BND) / self.unit(base_BND, latent_BND)
-
-
-def change_size(base_BND: Tensor, latent_BND: Tensor) -> Tensor:
-    """Root mean square (B, 1, 1) of A(z) - z over tokens and channels; the floor is for a field at rest."""
-    return ((base_BND - latent_BND).square().mean((1, 2), keepdim=True) + 1e-8).sqrt()
+        return (target_BND - base_BND) / self.scale
 
 
 class Student(Corrector):

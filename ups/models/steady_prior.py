@@ -16,10 +16,10 @@ class SteadyPrior(Corrector):
 
     def end_point(self, x_BND: Tensor, tau_B: Tensor, base_BND: Tensor, latent_BND: Tensor, features: Tensor) -> Tensor:
         change = super().end_point(x_BND, tau_B, base_BND, latent_BND, features)
-        return base_BND + self.unit(base_BND, latent_BND) * change
+        return base_BND + self.scale * change
 
-    def apply_to(self, base_BND: Tensor, latent_BND: Tensor, data_BND: Tensor) -> Tensor:
+    def apply_to(self, base_BND: Tensor, data_BND: Tensor) -> Tensor:
         return rms_norm(data_BND)
 
-    def data_of(self, base_BND: Tensor, latent_BND: Tensor, target_BND: Tensor) -> Tensor:
+    def data_of(self, base_BND: Tensor, target_BND: Tensor) -> Tensor:
         return target_BND

@@ -124,7 +124,7 @@ class FlowStage:
     def loss(self, index: int, epoch: float, share: float) -> tuple[Tensor, dict[str, float]]:
         """The squared error of the predicted end point: (1 - tau)^2 times that of the velocity, finite at tau = 1."""
         latent, base, target, features = self.sampler.batch(index, self.correction.scale.device)
-        data = self.correction.data_of(base, latent, target)
+        data = self.correction.data_of(base, target)
         tau_B = draw_tau(self.config, len(data), self.seed, index).to(data)
         noise = torch.randn(data.shape, generator=generator(self.seed, "flow noise", index)).to(data)
         x = noise + tau_B[:, None, None] * (data - noise)

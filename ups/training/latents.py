@@ -19,7 +19,6 @@ from torch import Tensor
 from ups.core.layers import rms_norm
 from ups.data.task import Task
 from ups.inference.surrogate import Surrogate
-from ups.models.corrector import change_size
 from ups.models.latent import LatentModel
 from ups.training.batches import WindowSampler
 
@@ -98,13 +97,10 @@ def open_pairs(folder: Path) -> Pairs:
 
 
 def residual_scale(pairs: Pairs) -> float:
-    """Root mean square of (target - base) over the size of (base - latent), over all pairs."""
+    """Root mean square of target - base over all pairs."""
     total, count = 0.0, 0
     for at in range(0, len(pairs), 256):
-        latent, base, target = (
-            torch.from_numpy(np.array(part[at : at + 256])) for part in (pairs.latent, pairs.base, pairs.target)
-        )
-        data = ((target - base) / change_size(base, latent)).double().numpy()
+        data = pairs.target[at : at + 256].astype(np.float64) - pairs.base[at : at + 256]
         total, count = total + float(np.square(data).sum()), count + data.size
     # a perfect operator leaves nothing to be scaled
     return max(math.sqrt(total / count), 1e-8)
@@ -145,7 +141,7 @@ def _steps(
 
 
 _NEWTON_STEPS = 2
-_CONJUGATE_STEPS = 8
+_ITERATIONS = 8
 
 
 def decoded_target(model: LatentModel, base_BND: Tensor, wanted_BXC: Tensor) -> Tensor:
@@ -172,7 +168,7 @@ def _cgls(decode: Callable[[Tensor], Tensor], pull: Callable[..., Any], zero: Te
     """Least squares of J x = rest, J the derivative of `decode` at zero, for each sample on its own."""
     x, gradient = zero, pull(rest)[0]
     direction, size = gradient, _square(gradient)
-    for _ in range(_CONJUGATE_STEPS):
+    for _ in range(_ITERATIONS):
         image = torch.func.jvp(decode, (zero,), (direction,))[1]
         step = size / _square(image).clamp_min(1e-30)
         x = x + _each(step, x) * direction
