@@ -49,6 +49,7 @@ def data() -> dict[str, Any]:
     protocol = {
         **{"config": "burgers1d_diffusion", "nu": 0.01, "cells": 256, "frames": 41, "dt": 0.05, "seeds": [0, 1, 2]},
         **{"train": 8, "validation": 8, "test": 8, "members": 8, "sampler_steps": 4, "solver": "euler"},
+        **{"temperature": 0.5, "control_seconds": 125.0},
         "seconds": {"operator": 45.0, "diffusion": 30.0, "student": 20.0},
     }
     machine = {"cpu": "A CPU", "cores": 2, "physical_cores": 2, "jobs_at_a_time": 2, "torch": "2", "python": "3"}
@@ -90,12 +91,12 @@ def test_a_run_that_failed_is_left_out(data: dict[str, Any]) -> None:
     assert "Note: stages, seed 0 is left out, STALLED: not below the mean." in text
 
 
-def test_the_control_has_the_time_of_all_stages(burgers_file: Path) -> None:
+def test_the_control_has_the_time_of_all_stages_and_of_their_latents(burgers_file: Path) -> None:
     args = script._arguments(["--data", str(burgers_file)])
     whole, control = (script.config_of(args, 3, all_stages=every) for every in (True, False))
     limits = [getattr(whole.stages, name).time_limit_seconds for name in script.STAGES]
     assert limits == [45, 30, 20]
-    assert control.stages.operator.time_limit_seconds == 95
+    assert control.stages.operator.time_limit_seconds == args.control_seconds > sum(limits)
     assert control.stages.later() == []
     assert whole.stages.later() == list(script.STAGES[1:])
     assert whole.runtime.seed == control.runtime.seed == 3
