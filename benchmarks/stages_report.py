@@ -209,7 +209,8 @@ def _of(runs: Sequence[Data], name: str) -> list[Data]:
 def _by_seed(runs: Sequence[Data], name: str) -> Iterator[tuple[int, Data]]:
     kind, predictor = ("control", "operator") if name == "control" else ("stages", name)
     for run in runs:
-        if run["kind"] == kind and predictor in run.get("predictors", ()):
+        finished = run["kind"] == kind and run["status"] == "COMPLETE"
+        if finished and predictor in run["predictors"]:
             yield run["seed"], run["predictors"][predictor]
 
 
