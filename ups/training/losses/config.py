@@ -42,7 +42,11 @@ class PhysicsConfig(Schema):
 
 
 class QueriesConfig(Schema):
-    """Where forward and rollout terms look."""
+    """Where forward and rollout terms look.
+
+    It saves time with the anypoint decoder, where no other term reads the whole field, none of it is encoded again, and
+    the canonical frame takes no mean out of it; else the field is decoded whole and looked at here and there.
+    """
 
     kind: Literal["all", "uniform", "stratified"] = "all"
     """uniform: random cells, none twice; stratified: one in each of as many equal blocks"""
