@@ -31,7 +31,8 @@ from tune.checks import load_plan_from_space
 from tune.study import TrialRecord, run_folder
 from ups.core.types import Status
 from ups.data.task import Task, load_task
-from ups.inference.surrogate import Surrogate, load_surrogate
+from ups.inference.build import load_surrogate
+from ups.inference.surrogate import Surrogate
 
 NAME = "ablations"
 

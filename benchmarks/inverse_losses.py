@@ -30,7 +30,8 @@ from ups.config import RunConfig
 from ups.core.types import Status
 from ups.data.task import Trajectories, load_task
 from ups.evaluation.evaluate import batches
-from ups.inference.surrogate import Surrogate, load_surrogate
+from ups.inference.build import load_surrogate
+from ups.inference.surrogate import Surrogate
 from ups.models.latent import LatentModel
 
 NAME = "inverse_losses"

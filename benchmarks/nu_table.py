@@ -27,7 +27,8 @@ from training import TUNING_SEED
 from ups.config import RunConfig
 from ups.core.types import Status
 from ups.data.task import TaskConfig, load_task
-from ups.inference.surrogate import Surrogate, load_surrogate
+from ups.inference.build import load_surrogate
+from ups.inference.surrogate import Surrogate
 
 NAME = "nu_table"
 DEFAULT_MODELS = ["ups", "fno_frame", "unet_frame", "fno"]

@@ -30,7 +30,8 @@ from ups.core.types import Status
 from ups.data.task import Task, load_task
 from ups.evaluation.ensemble import evaluate_ensemble
 from ups.evaluation.evaluate import score
-from ups.inference.surrogate import Surrogate, load_surrogate
+from ups.inference.build import load_surrogate
+from ups.inference.surrogate import Surrogate
 
 NAME = "stages"
 PREDICTORS: dict[str, dict[str, Any]] = {

@@ -28,7 +28,7 @@ from ups.config import RunConfig
 from ups.core.errors import UserError
 from ups.core.types import Status
 from ups.data.task import TaskConfig, load_task
-from ups.inference.surrogate import load_surrogate
+from ups.inference.build import load_surrogate
 
 DEFAULT_MODELS = ["ups", "ups_latent", "fno_frame", "fno", "fno_plain"]
 

@@ -13,7 +13,7 @@ from ups.core.types import RunResult
 from ups.data.task import load_task
 from ups.evaluation.evaluate import evaluate_run
 from ups.evaluation.report import FILE_NAME, save_report
-from ups.inference.surrogate import load_surrogate
+from ups.inference.build import load_surrogate
 from ups.run import train_run
 
 

@@ -16,7 +16,7 @@ from ups.core.physics import EQUATIONS
 from ups.core.runtime import RuntimeConfig
 from ups.core.schema import Schema
 from ups.data.task import TaskConfig
-from ups.inference.surrogate import ModelConfig
+from ups.inference.build import ModelConfig
 from ups.training.loop import LoggingConfig
 from ups.training.pipeline import DEPLOYED_AS, StagesConfig
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from ups.core.physics import EQUATIONS
 from ups.core.types import FieldSpec
 from ups.data.normalization import Normalizer
-from ups.inference.surrogate import ModelConfig, Surrogate
+from ups.inference.build import ModelConfig
+from ups.inference.surrogate import Surrogate
 from ups.training.batches import Batch
 from ups.training.losses.burgers import integrate_burgers
 

@@ -18,7 +18,8 @@ from ups.core.errors import ConfigError, DataError
 from ups.core.types import Progress, RunResult, Status
 from ups.data.generators import generate
 from ups.data.task import Task, load_task
-from ups.inference.surrogate import Surrogate, load_surrogate
+from ups.inference.build import load_surrogate
+from ups.inference.surrogate import Surrogate
 from ups.models.corrector import Student
 from ups.run import build_run_surrogate, train_run
 from ups.training.loop import Stage

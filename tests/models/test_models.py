@@ -14,7 +14,8 @@ from ups.core.layers import rms_norm
 from ups.core.physics import spectral_shift
 from ups.core.types import FieldSpec
 from ups.data.normalization import Normalizer
-from ups.inference.surrogate import ModelConfig, Surrogate
+from ups.inference.build import ModelConfig
+from ups.inference.surrogate import Surrogate
 from ups.models.encoder import resolve_patch
 from ups.models.frame import CanonicalFrame
 

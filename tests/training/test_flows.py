@@ -18,7 +18,8 @@ from ups.core.types import FieldSpec
 from ups.data.generators import generate
 from ups.data.normalization import Normalizer
 from ups.data.task import TaskConfig, load_task
-from ups.inference.surrogate import ModelConfig, Surrogate
+from ups.inference.build import ModelConfig
+from ups.inference.surrogate import Surrogate
 from ups.models.corrector import Corrector, Student
 from ups.models.encoder import LatentConfig
 from ups.models.latent import LatentModel

@@ -88,7 +88,7 @@ def evaluate(
     from ups.evaluation.foreign import evaluate_file
     from ups.evaluation.report import report_table, save_report
     from ups.evaluation.stages import with_stages
-    from ups.inference.surrogate import load_surrogate
+    from ups.inference.build import load_surrogate
     from ups.run import RESULT
 
     surrogate = load_surrogate(run)
@@ -117,7 +117,7 @@ def rollout(
     if out.suffix not in (".png", ".h5"):
         raise UserError(f"--out: must end in .png or .h5, got {out}")
     from ups.evaluation.rollout import predict_one, save_fields, save_picture
-    from ups.inference.surrogate import load_surrogate
+    from ups.inference.build import load_surrogate
 
     surrogate, task = load_surrogate(run), _task_of(run)
     if cells is not None:
@@ -177,7 +177,7 @@ def _task_of(run: Path, cells: int | None = None) -> Task:
 def _facts_of(run: Path) -> dict[str, Any]:
     """What the run's best checkpoint says of it."""
     from ups.core.checkpoint import load_checkpoint
-    from ups.inference.surrogate import checkpoint_of
+    from ups.inference.build import checkpoint_of
 
     return load_checkpoint(checkpoint_of(run)).facts
 

@@ -19,7 +19,8 @@ from ups.core.runtime import RuntimeConfig, write_atomic
 from ups.core.schema import Schema, fingerprint
 from ups.core.types import Progress, Report, Status
 from ups.data.task import Task
-from ups.inference.surrogate import Correction, ModelConfig, Surrogate
+from ups.inference.build import ModelConfig
+from ups.inference.surrogate import Correction, Surrogate
 from ups.models.corrector import Corrector, Student
 from ups.training.flow_matching import PairStageConfig
 from ups.training.latents import VERSION as LATENTS_VERSION
