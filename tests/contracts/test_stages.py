@@ -315,6 +315,21 @@ def test_a_later_stage_that_fails_leaves_a_predictor(trained_evolving: Trained, 
     assert load_surrogate(tmp_path / "run").correction == "none"
 
 
+def test_a_later_stage_that_fails_late_is_not_deployed(
+    trained_evolving: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had scored better than the operator before it failed."""
+    run = trained_evolving
+    scores = iter([1e-6, float("nan")])
+    monkeypatch.setattr(DiffResidualStage, "score", lambda stage, model: next(scores))
+    config = run.config.override({"stages.diff_residual.optimizer.lr": 2e-3})
+    result = train_run(config, tmp_path / "run", store=run.store, evaluate_on="none")
+    assert result.status is Status.NOT_FINITE
+    assert not result.stages["diff_residual"]["kept"]
+    assert result.score == run.result.stages["operator"]["score_after"]
+    assert load_surrogate(tmp_path / "run").correction == "none"
+
+
 def test_a_stages_own_checkpoint_is_no_predictor(trained_evolving: Trained) -> None:
     file = trained_evolving.folder / "checkpoints" / "diff_residual" / "best.safetensors"
     with pytest.raises(DataError, match="diff_residual alone; give the run's folder") as error:

@@ -152,8 +152,10 @@ class Pipeline:
     @property
     def can_deploy(self) -> bool:
         """Whether there is a predictor: a later stage that failed is left out."""
+        operator = self.summaries.get("operator")
         asked = self.config.inference.corrector
-        return self._best is not None and (asked in ("auto", "none") or asked in self.corrections)
+        trained = operator is not None and operator.status is Status.COMPLETE
+        return trained and (asked in ("auto", "none") or asked in self.corrections)
 
     def save(self, path: Path) -> None:
         """Write the deployed predictor as one checkpoint."""
@@ -275,6 +277,8 @@ class Pipeline:
         forced = self.config.inference.corrector
         better = after is not None and (before is None or after < before)
         kept = better if forced == "auto" or name == "operator" else forced == DEPLOYED_AS[name]
+        # of a later stage that failed there are no weights to deploy
+        kept = kept and (name == "operator" or result.status is Status.COMPLETE)
         if kept and name != "operator":
             # one correction is deployed, not one after the other
             for other in DEPLOYED_AS:
