@@ -22,6 +22,7 @@ from ups.core.runtime import generator
 from ups.core.schema import Schema
 from ups.core.types import FieldSpec
 from ups.data.normalization import Normalizer
+from ups.inference.unroll import unroll
 from ups.models.corrector import Corrector, Solver, Student
 from ups.models.frame import CanonicalFrame
 from ups.models.latent import LatentModel
@@ -176,18 +177,8 @@ class Surrogate(nn.Module):
         noise: tuple[int, int] = (0, 0),
     ) -> Tensor:
         """Frames 1..steps in the co-moving frame (B, steps, X, C), differentiable."""
-        mode = mode or self.inference.rollout
-        if not self.has_latent:
-            stride = 1
-        else:
-            stride = steps if mode == "latent" else self.inference.reencode_every
-        frames: list[Tensor] = []
-        field = start_BXC
-        while len(frames) < steps:
-            here = min(stride, steps - len(frames))
-            frames.extend(self._stretch(field, parameters_BP, here, (*noise, len(frames))))
-            field = frames[-1]
-        return torch.stack(frames, dim=1)
+        made = unroll(self, start_BXC, parameters_BP, steps, mode or self.inference.rollout, noise=noise)
+        return torch.stack([step.field for step in made], dim=1)
 
     def normalise(self, field_BXC: Tensor, parameters_BP: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the model is given: the canonical field, its condition, and (offset, scale) to undo it.
@@ -210,23 +201,6 @@ class Surrogate(nn.Module):
         given = self.normalizer.given
         canonical = (field_BXC - offset) / scale if given is None else given.normalize(field_BXC)
         return canonical, numbers - self.reference_F, offset, scale
-
-    def _stretch(
-        self, field_BXC: Tensor, parameters_BP: Tensor, steps: int, noise: tuple[int, int, int]
-    ) -> list[Tensor]:
-        """`steps` frames from one encoding; `noise` is the seed, the member, and the index of the first frame."""
-        canonical, features, offset, scale = self.normalise(field_BXC, parameters_BP)
-        if not isinstance(self.model, LatentModel) or (steps == 1 and self.correction == "none"):
-            return [self.physical(self.model.step(canonical, features), offset, scale)]
-        cells = tuple(field_BXC.shape[1:-1])
-        latent = self.model.encode(canonical)
-        rest = 0.0 if self.equation.steady else canonical - self.model.decode(latent, cells)
-        frames = []
-        for step in range(steps):
-            after = self.model.advance(latent, features)
-            latent = self.correct(latent, after, features, (*noise[:2], noise[2] + step))
-            frames.append(self.physical(rest + self.model.decode(latent, cells), offset, scale))
-        return frames
 
     def correct(self, latent_BND: Tensor, after_BND: Tensor, features: Tensor, noise: tuple[int, int, int]) -> Tensor:
         """The operator's result `after`, corrected as deployed. The noise depends neither on the batch nor on its

@@ -19,6 +19,7 @@ from torch import Tensor
 from ups.core.layers import rms_norm
 from ups.data.task import Task
 from ups.inference.surrogate import Surrogate
+from ups.inference.unroll import unroll
 from ups.models.latent import LatentModel
 from ups.training.batches import WindowSampler
 
@@ -116,28 +117,20 @@ def _steps(
     assert surrogate.correction == "none"
     device = surrogate.reference_F.device
     fields_BTXC, parameters_BP = fields_BTXC.to(device), parameters_BP.to(device)
-    if surrogate.equation.steady:
-        canonical, features, offset, scale = surrogate.normalise(fields_BTXC[:, 0], parameters_BP)
-        latent = model.encode(canonical)
-        base, truth = model.advance(latent, features), (fields_BTXC[:, 1] - offset) / scale
-        target = model.encode_solution(truth) if encoded else decoded_target(model, base, truth)
-        yield latent, base, target, features
-        return
+    steady = surrogate.equation.steady
     moving = surrogate.frame.enter(fields_BTXC, surrogate.frame.mean(fields_BTXC[:, 0]))
-    steps = moving.shape[1] - 1
-    stride = steps if surrogate.inference.rollout == "latent" else surrogate.inference.reencode_every
-    field = moving[:, 0]
-    for step in range(steps):
-        if step % stride == 0:
-            canonical, features, offset, scale = surrogate.normalise(field, parameters_BP)
-            latent = model.encode(canonical)
-            rest = canonical - model.decode(latent)
-        base = model.advance(latent, features)
-        truth = (moving[:, step + 1] - offset) / scale
-        target = model.encode(truth) if encoded else decoded_target(model, base, truth - rest)
-        yield latent, base, target, features
-        field = surrogate.physical(rest + model.decode(base), offset, scale)
-        latent = base
+    mode = surrogate.inference.rollout
+    for step in unroll(surrogate, moving[:, 0], parameters_BP, moving.shape[1] - 1, mode):
+        made = step.latent
+        assert made is not None
+        truth = (moving[:, step.number] - made.offset) / made.scale
+        if encoded:
+            target = model.encode_solution(truth) if steady else model.encode(truth)
+        else:
+            # what the decoder leaves out of the field it was given stays left out
+            rest = 0.0 if made.decoded_BXC is None else made.canonical_BXC - made.decoded_BXC
+            target = decoded_target(model, made.base_BND, truth - rest)
+        yield made.latent_BND, made.base_BND, target, made.features_BF
 
 
 _NEWTON_STEPS = 2

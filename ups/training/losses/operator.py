@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ups.inference.surrogate import Surrogate
+from ups.inference.unroll import decodes_at_points, gather, unroll
 from ups.training.batches import Batch
 from ups.training.losses.config import LossesConfig
 from ups.training.losses.prediction import Prediction
 from ups.training.losses.terms import TERMS, relative_error
-from ups.training.losses.unroll import decodes_at_points, gather, unroll
 
 
 def operator_loss(
@@ -41,15 +41,17 @@ def operator_loss(
     at_points = queries_Q is not None and set(weights) <= {"latent_norm"} and decodes_at_points(surrogate, steps, mode)
     mean = surrogate.frame.mean(batch.fields_BTXC[:, 0])
     moving = surrogate.frame.enter(batch.fields_BTXC[:, : steps + 1], mean)
-    unrolled = unroll(
-        surrogate,
-        moving[:, 0],
-        batch.parameters_BP,
-        steps,
-        mode,
-        pushforward=losses.rollout.pushforward,
-        queries_Q=queries_Q if at_points else None,
-        keep_unnormalised="latent_norm" in weights,
+    made = list(
+        unroll(
+            surrogate,
+            moving[:, 0],
+            batch.parameters_BP,
+            steps,
+            mode,
+            pushforward=losses.rollout.pushforward,
+            queries_Q=queries_Q if at_points else None,
+            keep_unnormalised="latent_norm" in weights,
+        )
     )
     prediction = Prediction(
         surrogate=surrogate,
@@ -57,9 +59,9 @@ def operator_loss(
         parameters_BP=batch.parameters_BP,
         mean_B1XC=mean,
         given_BXC=moving[:, 0],
-        truth_BhXC=moving[:, 1:] if len(unrolled.steps) == steps else moving[:, unrolled.steps],
-        frames_BhXC=unrolled.frames_BhXC,
-        first=unrolled.first,
+        truth_BhXC=moving[:, 1:] if len(made) == steps else moving[:, [step.number for step in made]],
+        frames_BhXC=torch.stack([step.field for step in made], dim=1),
+        first=made[0].latent,
         space_stride=space_stride,
     )
     error_BhC = _errors(prediction, queries_Q, at_points)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ups.core.types import FieldSpec
 from ups.inference.surrogate import Surrogate
+from ups.inference.unroll import LatentStep
 from ups.training.losses.config import LossesConfig
-from ups.training.losses.unroll import FirstStep
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Prediction:
     given_BXC: Tensor
     truth_BhXC: Tensor
     frames_BhXC: Tensor
-    first: FirstStep | None
+    first: LatentStep | None
     """None for field-space models"""
     space_stride: int
     """fine cells of the file per cell"""

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ups.inference.unroll import LatentStep
 from ups.models.latent import LatentModel
 from ups.training.losses import physics
 from ups.training.losses.prediction import Prediction
-from ups.training.losses.unroll import FirstStep
 
 
 def relative_error(prediction: Tensor, truth: Tensor, size: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ TERMS: dict[str, Callable[[Prediction], Tensor]] = {
 """by their paths in the config, in the order in which they are added up"""
 
 
-def _latent_parts(prediction: Prediction) -> tuple[LatentModel, FirstStep]:
+def _latent_parts(prediction: Prediction) -> tuple[LatentModel, LatentStep]:
     assert isinstance(prediction.surrogate.model, LatentModel)
     assert prediction.first is not None
     return prediction.surrogate.model, prediction.first

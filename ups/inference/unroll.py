@@ -1,4 +1,4 @@
-"""The predicted frames of a training batch, with what the first step was computed from.
+"""The steps of a rollout, one after the other: deployment, training and the collection of latents all take these.
 
 B batch, h frames, X all spatial axes, Q query cells, C channels, N tokens, D latent width, F condition features.
 """
@@ -8,40 +8,48 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ups.core.layers import rms_norm
-from ups.inference.surrogate import Surrogate
 from ups.models.decoder import AnyPointDecoder
 from ups.models.latent import LatentModel
 
+if TYPE_CHECKING:
+    from ups.inference.surrogate import Surrogate
+
 
 @dataclass(frozen=True)
-class FirstStep:
-    """One step of a latent model in canonical units; the inverse terms take from here what is already computed."""
+class LatentStep:
+    """One step of a latent model in canonical units: what the fields of a step were computed from."""
 
     canonical_BXC: Tensor
+    """the field that was encoded, of this step or of an earlier one"""
+    features_BF: Tensor
     offset: Tensor
     scale: Tensor
     unnormalised_BND: Tensor | None
-    """the latent before its RMS norm, where it was asked for"""
+    """the latent before its RMS norm, where it was asked for and has just been encoded"""
     latent_BND: Tensor
+    base_BND: Tensor
+    """A(z)"""
     after_BND: Tensor
+    """A(z) as corrected; without a correction the same"""
     decoded_BXC: Tensor | None
-    """D(z); None for steady tasks and where only query points were decoded"""
+    """D(z) of the latent that was encoded; None where it was not needed, or only query points were decoded"""
     predicted_BXC: Tensor | None
     """None where only query points were decoded"""
 
 
 @dataclass(frozen=True)
-class Unrolled:
-    frames_BhXC: Tensor
-    """physical, in the co-moving frame; (B, h, Q, C) where only query points were decoded"""
-    steps: tuple[int, ...]
-    """which steps these frames are, from 1"""
-    first: FirstStep | None
+class Step:
+    number: int
+    """from 1"""
+    field: Tensor
+    """physical, in the co-moving frame; (B, Q, C) where only query points were decoded"""
+    latent: LatentStep | None
     """None for field-space models"""
 
 
@@ -52,46 +60,44 @@ def unroll(
     steps: int,
     mode: str,
     *,
+    noise: tuple[int, int] = (0, 0),
     pushforward: bool = False,
     queries_Q: Tensor | None = None,
     keep_unnormalised: bool = False,
-) -> Unrolled:
-    """The frames of `Surrogate.unroll`, number for number, and the parts of the first step.
+) -> Iterator[Step]:
+    """Steps 1..steps from a field in the co-moving frame; a pure function of its arguments, differentiable.
 
     Args:
+        mode: `latent`: encode once; `reencode`: again after every `inference.reencode_every` steps.
+        noise: seed and member of the correction's noise.
         pushforward: only steps 1 and `steps`, the latter from a state without gradient.
-        queries_Q: decode at these cells alone, see `decodes_at_points`.
-        keep_unnormalised: also keep the first latent before its norm.
+        queries_Q: decode at these cells of the training grid alone, see `decodes_at_points`.
+        keep_unnormalised: also give the first latent before its norm.
     """
     model = surrogate.model
-    stride = (
-        1 if not isinstance(model, LatentModel) else steps if mode == "latent" else surrogate.inference.reencode_every
-    )
-    frames: list[Tensor] = []
-    kept: list[int] = []
-    first: FirstStep | None = None
+    stride = 1
+    if isinstance(model, LatentModel):
+        stride = steps if mode == "latent" else surrogate.inference.reencode_every
     field, stretch = start_BXC, None
-    for step in range(1, steps + 1):
-        cut = pushforward and step > 1
-        with _gradient(not cut or step == steps):
-            if (step - 1) % stride == 0:
+    for number in range(1, steps + 1):
+        cut = pushforward and number > 1
+        parts = None
+        with _gradient(not cut or number == steps):
+            if (number - 1) % stride == 0:
                 field = field.detach() if cut else field
-                stretch = _Stretch.enter(surrogate, field, parameters_BP, min(stride, steps - step + 1), queries_Q)
+                stretch = _Stretch.enter(surrogate, field, parameters_BP, min(stride, steps - number + 1), queries_Q)
                 if isinstance(model, LatentModel):
-                    stretch = stretch.encode(model, keep_unnormalised and step == 1)
+                    stretch = stretch.encode(model, keep_unnormalised and number == 1)
             elif cut:
                 assert stretch is not None
                 stretch = stretch.detach()
             assert stretch is not None
             if isinstance(model, LatentModel):
-                field, stretch, parts = stretch.advance(model)
-                first = first or parts
+                field, stretch, parts = stretch.advance(model, (*noise, number - 1))
             else:
                 field = stretch.physical(model.step(stretch.canonical, stretch.features))
-        if not pushforward or step in (1, steps):
-            frames.append(field)
-            kept.append(step)
-    return Unrolled(torch.stack(frames, dim=1), tuple(kept), first)
+        if not pushforward or number in (1, steps):
+            yield Step(number, field, parts)
 
 
 def decodes_at_points(surrogate: Surrogate, steps: int, mode: str) -> bool:
@@ -135,6 +141,7 @@ class _Stretch:
     queries_Q: Tensor | None
     latent: Tensor | None = None
     unnormalised: Tensor | None = None
+    decoded: Tensor | None = None
     rest: Tensor | None = None
     """what the decoder leaves out of the canonical field, once it was needed"""
 
@@ -159,19 +166,21 @@ class _Stretch:
             offset=self.offset.detach(),
             scale=self.scale.detach(),
             latent=None if self.latent is None else self.latent.detach(),
+            decoded=None if self.decoded is None else self.decoded.detach(),
             rest=None if self.rest is None else self.rest.detach(),
         )
 
-    def advance(self, model: LatentModel) -> tuple[Tensor, _Stretch, FirstStep]:
+    def advance(self, model: LatentModel, noise: tuple[int, int, int]) -> tuple[Tensor, _Stretch, LatentStep]:
         """The next physical frame, where the rollout stands then, and the parts of the step."""
         assert self.latent is not None
-        alone = self.steps == 1
-        decoded, rest = None, self.rest
-        if rest is None and not alone and not self.surrogate.equation.steady:
+        alone, steady = self.steps == 1, self.surrogate.equation.steady
+        decoded, rest = self.decoded, self.rest
+        if rest is None and not alone and not steady:
             decoded = self._decode(model, self.latent)
             rest = self._given() - decoded
-        after = model.advance(self.latent, self.features)
-        if self.surrogate.equation.steady:
+        base = model.advance(self.latent, self.features)
+        after = self.surrogate.correct(self.latent, base, self.features, noise)
+        if steady:
             predicted = self._decode(model, after)
         elif alone:
             # one call of the decoder for both is cheaper than two
@@ -181,17 +190,20 @@ class _Stretch:
             assert rest is not None
             predicted = rest + self._decode(model, after)
         whole = self.queries_Q is None
-        parts = FirstStep(
+        parts = LatentStep(
             self.canonical,
+            self.features,
             self.offset,
             self.scale,
             self.unnormalised,
             self.latent,
+            base,
             after,
             decoded if whole else None,
             predicted if whole else None,
         )
-        return self.physical(predicted), replace(self, latent=after, rest=rest), parts
+        following = replace(self, latent=after, unnormalised=None, decoded=decoded, rest=rest)
+        return self.physical(predicted), following, parts
 
     def physical(self, canonical: Tensor) -> Tensor:
         if self.queries_Q is None:
@@ -203,7 +215,7 @@ class _Stretch:
 
     def _decode(self, model: LatentModel, latent_BND: Tensor) -> Tensor:
         if self.queries_Q is None:
-            return model.decode(latent_BND)
+            return model.decode(latent_BND, tuple(self.canonical.shape[1:-1]))
         return model.decode(latent_BND, points=cell_centres(self.queries_Q, self.surrogate.spec.cells))
 
 
