@@ -30,7 +30,7 @@ SIZES = ("latent.", "encoder.", "operator.", "decoder.")
 MAY_CHANGE = {
     "burgers1d_anypoint": ("decoder.",),
     "burgers1d_diffusion": (
-        *("latent.", "corrector."),
+        *("latent.", "corrector.", "inference.temperature"),
         *("stages.operator.losses.inverse_", "stages.diff_residual.", "stages.consistency_distill."),
     ),
     "burgers1d_fno": ("baseline.", "baseline"),
