@@ -10,6 +10,8 @@ from typing import Any
 from common import machine_words, number, spread, table
 from pairs import Data, Errors, compared, infinite, mean_error, pair_table
 
+from ups.core.types import Status
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -93,8 +95,9 @@ def _axis_parts(axis: Data) -> Iterator[str]:
     arms = _arms({study["seed"]: study for study in axis["studies"]})
     yield f"### {axis['title']} (`{axis['space']}`)"
     base = axis["studies"][0]["base"]
-    scores = [trial["score"] for trial in arms.get(base, {}).values() if trial["score"] is not None]
-    floor = number(stdev(scores)) if len(scores) > 1 else "not measured"
+    # a trial that stalled has a score, too, but not one of the base at the end of its training
+    scores = [trial["score"] for trial in arms.get(base, {}).values() if trial["state"] == Status.COMPLETE]
+    floor = f"{number(stdev(scores))} over {len(scores)} seeds" if len(scores) > 1 else "not measured"
     yield f"Base: {base}. Noise floor {floor}."
     yield _arm_table(arms, base)
     yield "\n".join(f"- {_verdict_words(each)}" for each in axis["verdicts"])

@@ -78,7 +78,7 @@ def study(seed: int, trials: list[dict[str, Any]]) -> dict[str, Any]:
 def test_the_report_answers_the_claim() -> None:
     studies = {seed: study(seed, [trial("large", 0.1, seed), trial("small", 0.2, seed)]) for seed in range(3)}
     text = rendered(studies, [Claim("small is best", "small", ("large",))])
-    assert "Base: large. Noise floor 0.01." in text
+    assert "Base: large. Noise floor 0.01 over 3 seeds." in text
     assert "| **large** | 1,234 | 0.11 ± 0.01 | 0.101 ± 0.001 | 0.01 ± 0 | 1.5 ± 0 | 100 ± 0 |" in text
     assert "“small is best”: **refuted**. small is worse than large." in text
     assert "operator alone" not in text
