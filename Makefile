@@ -27,7 +27,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# about three hours on two idle cores; the results go to benchmarks/RESULTS.md
+# about two hours on two idle cores; the results go to benchmarks/RESULTS.md
 bench: data/demo.h5
 	$(PYTHON) benchmarks/nu_table.py
 	$(PYTHON) benchmarks/stages.py
