@@ -221,7 +221,7 @@ def test_log_clamp_is_odd_monotone_and_the_identity_near_zero(value: float, limi
     clamped = log_clamp(y, limit)
     assert clamped[2] == -clamped[0]
     assert clamped[1] > clamped[0]
-    assert clamped[0].abs() <= y[0].abs()
+    assert clamped[0].abs() <= y[0].abs() * (1 + 1e-12) + 1e-300  # a subnormal number rounds coarsely
     assert float(clamped[3] / y[3]) == pytest.approx(1, abs=1e-3)
     assert torch.equal(log_clamp(y, None), y)
 
