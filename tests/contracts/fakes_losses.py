@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ups.core.integrators import integrate_burgers
 from ups.core.physics import EQUATIONS
 from ups.core.types import FieldSpec
 from ups.data.normalization import Normalizer
 from ups.inference.build import ModelConfig
 from ups.inference.surrogate import Surrogate
 from ups.training.batches import Batch
-from ups.training.losses.burgers import integrate_burgers
 
 SAMPLES = 4
 PARAMETERS = {

@@ -11,13 +11,13 @@ from fakes_losses import PARAMETERS, POINTS, batch_of, spec_of, surrogate_of
 from torch import Tensor
 
 from ups.core.errors import ConfigError
+from ups.core.integrators import integrate_burgers
 from ups.core.physics import EQUATIONS
 from ups.data.generators.burgers import solve_burgers
 from ups.inference.surrogate import Surrogate
 from ups.inference.unroll import decodes_at_points, unroll
 from ups.training.batches import Batch
 from ups.training.losses import LossesConfig, operator_loss
-from ups.training.losses.burgers import integrate_burgers
 from ups.training.losses.config import QueriesConfig
 from ups.training.losses.physics import wall_weights
 from ups.training.losses.terms import TERMS

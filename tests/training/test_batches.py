@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ups.core.integrators import integrate_burgers
 from ups.core.physics import EQUATIONS, Boundary
 from ups.data.task import Trajectories
 from ups.training.batches import WindowSampler, augmented
-from ups.training.losses.burgers import integrate_burgers
 
 
 def trajectories(cells: tuple[int, ...], files: tuple[int, ...] = (8,)) -> Trajectories:

@@ -12,13 +12,27 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor
 
 LOW_MODES = 4
 """fRMSE low: modes (1-D) or shells (2-D) 0 <= k < 4"""
 MIDDLE_MODES = 12
 """fRMSE middle: 4 <= k < 12; high: the rest"""
+
+
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spearman's rank correlation along the first axis, in [-1, 1]; ties share their mean rank.
+
+    Values that do not vary rank nothing and count as 0.
+    """
+    ranks = [rankdata(values, axis=0) for values in (first, second)]
+    a, b = (each - each.mean(axis=0) for each in ranks)
+    size = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    return np.divide((a * b).sum(axis=0), size, out=np.zeros_like(size), where=size > 0)
 
 
 def rmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:

@@ -37,6 +37,13 @@ class Equation:
     free_mean: bool = False
     """a constant added to the field changes nothing but (with `galilean`) the frame of reference"""
     dissipates_energy: bool = False
+    """the integral of the square of the fields never grows"""
+    conserves_energy: bool = False
+    """the integral of the square of the fields is constant in time"""
+    bounded: tuple[str, ...] = ()
+    """fields that obey a maximum principle: they stay between the extremes of any earlier frame"""
+    diminishes_variation: bool = False
+    """the total variation never grows"""
     galilean: bool = False
     """u(x, t) -> u(x - m t, t) + m maps solutions to solutions"""
     amplitude: bool = False
@@ -88,6 +95,8 @@ EQUATIONS: dict[str, Equation] = {
             conserves_mean=True,
             free_mean=True,
             dissipates_energy=True,
+            bounded=("u",),
+            diminishes_variation=True,
             galilean=True,
             amplitude=True,
             reflection="odd",
@@ -100,6 +109,9 @@ EQUATIONS: dict[str, Equation] = {
             parameters=("beta",),
             signed=("beta",),
             conserves_mean=True,
+            conserves_energy=True,
+            bounded=("u",),
+            diminishes_variation=True,
             free_mean=True,
             amplitude=True,
         ),
@@ -131,6 +143,7 @@ EQUATIONS: dict[str, Equation] = {
             boundary="periodic",
             conserves_mean=True,
             dissipates_energy=True,
+            bounded=("s",),
             reflection="vector",
             positive=("s",),
             velocity=("vx", "vy"),

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 from torch import Tensor
 
-from ups.core.measures import nrmse, rmse
+from ups.core.measures import nrmse, rmse, spearman
 from ups.data.task import Trajectories
 from ups.evaluation.evaluate import batches
 
@@ -139,10 +138,4 @@ def rank_correlation(first_BTC: NDArray[np.float64], second_BTC: NDArray[np.floa
     Errors and spreads both grow with time: pooled over frames they would correlate without telling anything of a
     trajectory. Values that do not vary rank nothing and count as 0.
     """
-    _, frames, channels = first_BTC.shape
-    out_TC = np.zeros((frames, channels))
-    for place in np.ndindex(frames, channels):
-        a_B, b_B = first_BTC[:, *place], second_BTC[:, *place]
-        if np.ptp(a_B) > 0 and np.ptp(b_B) > 0:
-            out_TC[place] = spearmanr(a_B, b_B).statistic
-    return out_TC
+    return spearman(first_BTC, second_BTC)

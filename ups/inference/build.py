@@ -16,6 +16,9 @@ from ups.core.physics import EQUATIONS
 from ups.core.schema import Schema
 from ups.core.types import FieldSpec
 from ups.data.normalization import Normalizer
+from ups.inference.rewards import FittedReward
+from ups.inference.search import Search
+from ups.inference.search_config import SearchConfig
 from ups.inference.surrogate import InferenceConfig, Surrogate
 from ups.models.corrector import Corrector, Student
 from ups.models.decoder import Decoder, GridDecoder
@@ -41,6 +44,8 @@ class ModelConfig(Schema):
     baseline: Baseline | None = Field(None, discriminator="kind")
     """when given, this field-space model is trained instead of encoder, operator and decoder"""
     inference: InferenceConfig = InferenceConfig()
+    ttc: SearchConfig = SearchConfig()
+    """the search at test time"""
 
     @field_validator("decoder", mode="before")
     @classmethod
@@ -114,7 +119,9 @@ def surrogate_of(saved: Checkpoint) -> Surrogate:
     facts = saved.facts
     if "config" not in facts:
         raise DataError(f"holds the stage {facts.get('stage', 'of something else')} alone; give the run's folder")
-    config = ModelConfig.parse({name: facts["config"][name] for name in ModelConfig.model_fields})
+    # a predictor from before there was a search has no `ttc`
+    known = facts["config"]
+    config = ModelConfig.parse({name: known[name] for name in ModelConfig.model_fields if name in known})
     spec = FieldSpec.from_json(facts["spec"])
     surrogate = config.build(
         spec,
@@ -127,4 +134,6 @@ def surrogate_of(saved: Checkpoint) -> Surrogate:
     surrogate = surrogate.with_corrections(corrections, facts.get("chosen", "none"))
     # `last` keeps the raw weights beside the averaged ones; what is deployed is the average
     surrogate.load_state_dict(saved.group("ema") or saved.group("model"))
+    if facts.get("reward"):  # the search is part of what is deployed
+        surrogate = surrogate.with_search(Search(config.ttc, FittedReward.from_json(facts["reward"])))
     return surrogate

@@ -22,6 +22,7 @@ from ups.core.runtime import generator
 from ups.core.schema import Schema
 from ups.core.types import FieldSpec
 from ups.data.normalization import Normalizer
+from ups.inference.search import Search
 from ups.inference.unroll import unroll
 from ups.models.corrector import Corrector, Solver, Student
 from ups.models.frame import CanonicalFrame
@@ -65,6 +66,7 @@ class Surrogate(nn.Module):
         training_parameters: tuple[tuple[float, ...], ...],
         corrections: Mapping[str, Corrector] | None = None,
         chosen: Correction = "none",
+        search: Search | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -72,6 +74,8 @@ class Surrogate(nn.Module):
         """trained ones by name: diffusion, student, prior"""
         self.chosen = chosen
         """what `inference.corrector: auto` stands for"""
+        self.search = search
+        """of the deployed rollout, at test time"""
         self.spec = spec
         self.normalizer = normalizer
         self.symmetry = symmetry
@@ -131,6 +135,23 @@ class Surrogate(nn.Module):
         """The same operator with these corrections, of which `chosen` is the deployed one."""
         return self._copy(corrections=corrections, chosen=chosen)
 
+    def with_search(self, search: Search | None) -> Surrogate:
+        """The same weights, rolled out with a search at test time, or without one.
+
+        Raises:
+            UserError: there is no latent to search in, no time to search over, or the source was not trained.
+        """
+        if search is not None:
+            if not isinstance(self.model, LatentModel):
+                raise UserError("ttc: a baseline has no latent, so there is nothing to search in")
+            if self.equation.steady:
+                raise UserError(f"ttc: {self.spec.equation} is steady, so there are no steps to search")
+            source = search.config.source
+            if source != "none" and source not in self.corrections:
+                trained = ", ".join(["none", *self.corrections])
+                raise UserError(f"ttc.source: {source} was not trained, choose one of: {trained}")
+        return self._copy(search=search)
+
     def _copy(self, **changes: Any) -> Surrogate:
         parts: dict[str, Any] = {
             "model": self.model,
@@ -141,6 +162,7 @@ class Surrogate(nn.Module):
             "training_parameters": self.training_parameters,
             "corrections": dict(self.corrections.items()),
             "chosen": self.chosen,
+            "search": self.search,
         }
         return Surrogate(**{**parts, **changes}).to(self.reference_F.device).train(self.training)
 
@@ -148,7 +170,8 @@ class Surrogate(nn.Module):
     def rollout(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None = None) -> Tensor:
         """Frames 1..steps after `initial_BXC` as (B, steps, X, C), physical units in and out.
 
-        Equal calls give equal frames: the noise of a correction is a function of the step alone.
+        Equal calls give equal frames: the noise of a correction is a function of the step alone. A search at test time
+        is part of the deployed rollout; a mode that is named is rolled out without one.
         """
         return self._rollout(initial_BXC, parameters_BP, steps, mode, (0, 0))
 
@@ -166,7 +189,11 @@ class Surrogate(nn.Module):
     ) -> Tensor:
         mean = self.frame.mean(initial_BXC)
         start = initial_BXC - mean[:, 0]
-        return self.frame.leave(self.unroll(start, parameters_BP, steps, mode, noise), mean, first=1)
+        if self.search is not None and mode is None:
+            frames = self.search.frames(self, start, parameters_BP, steps, noise)
+        else:
+            frames = self.unroll(start, parameters_BP, steps, mode, noise)
+        return self.frame.leave(frames, mean, first=1)
 
     def unroll(
         self,
@@ -208,16 +235,33 @@ class Surrogate(nn.Module):
         name = self.correction
         if name == "none":
             return after_BND
-        correction = self.corrections[name]
-        assert isinstance(correction, Corrector)
         drawn_ND = torch.randn(after_BND.shape[1:], generator=generator("noise", *noise)).to(after_BND)
         start = (self.inference.temperature * drawn_ND).expand_as(after_BND)
-        if isinstance(correction, Student):
-            end = correction.few_steps(start, after_BND, latent_BND, features, self.inference.student_steps)
-        else:
-            steps, solver = self.inference.sampler_steps, self.inference.solver
-            end = correction.integrate(start, after_BND, latent_BND, features, steps, solver)[:, -1]
+        end = self.flow_end(name, start, after_BND, latent_BND, features)
+        correction = self.corrections[name]
+        assert isinstance(correction, Corrector)
         return correction.apply_to(after_BND, end)
+
+    def flow_end(self, name: str, start: Tensor, base_BND: Tensor, latent_BND: Tensor, features: Tensor) -> Tensor:
+        """What the named correction's flow makes of noise, in units of its scale, in the configured steps."""
+        correction = self.corrections[name]
+        assert isinstance(correction, Corrector)
+        if isinstance(correction, Student):
+            return correction.few_steps(start, base_BND, latent_BND, features, self.inference.student_steps)
+        steps, solver = self.inference.sampler_steps, self.inference.solver
+        return correction.integrate(start, base_BND, latent_BND, features, steps, solver)[:, -1]
+
+    def calls_of(self, name: str) -> int:
+        """Evaluations of the named correction's network for one result."""
+        if isinstance(self.corrections[name], Student):
+            return self.inference.student_steps
+        steps = self.inference.sampler_steps
+        return 2 * steps - 1 if self.inference.solver == "heun" else steps
+
+    @property
+    def correction_calls(self) -> int:
+        """The same of what is deployed."""
+        return 0 if self.correction == "none" else self.calls_of(self.correction)
 
     def physical(self, canonical_BXC: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
         """The inverse of `normalise` for a prediction."""

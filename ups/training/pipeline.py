@@ -31,7 +31,7 @@ from ups.training.stages.diff_residual import DiffResidualStage
 from ups.training.stages.operator import OperatorStage
 from ups.training.stages.steady_prior import SteadyPriorStage
 
-VERSIONS = {"operator": 1, "diff_residual": 1, "consistency_distill": 1, "steady_prior": 1}
+VERSIONS = {"operator": 2, "diff_residual": 1, "consistency_distill": 1, "steady_prior": 1}
 """raised by hand when a stage learns something else from the same config"""
 DEPLOYED_AS: dict[str, Correction] = {
     "diff_residual": "diffusion",

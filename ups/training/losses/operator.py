@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ups.inference.stretch import gather
 from ups.inference.surrogate import Surrogate
-from ups.inference.unroll import decodes_at_points, gather, unroll
+from ups.inference.unroll import decodes_at_points, unroll
 from ups.training.batches import Batch
 from ups.training.losses.config import LossesConfig
 from ups.training.losses.prediction import Prediction

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ups.core.integrators import integrate_burgers
 from ups.core.types import FieldSpec
-from ups.training.losses.burgers import integrate_burgers
 from ups.training.losses.prediction import Prediction
 
 

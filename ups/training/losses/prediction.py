@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ups.core.types import FieldSpec
+from ups.inference.stretch import LatentStep
 from ups.inference.surrogate import Surrogate
-from ups.inference.unroll import LatentStep
 from ups.training.losses.config import LossesConfig
 
 

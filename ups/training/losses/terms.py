@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ups.inference.unroll import LatentStep
+from ups.inference.stretch import LatentStep
 from ups.models.latent import LatentModel
 from ups.training.losses import physics
 from ups.training.losses.prediction import Prediction

@@ -1,0 +1,148 @@
+"""What training trajectories say about the terms of a reward: tolerance, spread, and whether a term ranks candidates.
+
+S trajectories, T frames, H states, K candidates of a state, X the cells of all axes, C channels, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ups.core.errors import UserError
+from ups.core.measures import spearman
+from ups.data.task import Trajectories
+from ups.inference.rewards import TERMS, FittedReward, FittedTerm, Judgement, Move, TermName
+from ups.inference.search import Pool, Search
+from ups.inference.search_config import SearchConfig
+from ups.inference.surrogate import Surrogate
+
+TRUE_SHARE = 0.99
+"""of true steps that a hinge leaves alone"""
+_TRAJECTORIES = 64
+_ROLLED_OUT = 16
+_STATES = 8
+_CANDIDATES = 8
+_NOISE_SEED = 1
+"""of the fit; a rollout's own noise has seed 0"""
+
+
+class NoReward(UserError):
+    """No term of the reward tells candidates apart."""
+
+
+def fit_search(surrogate: Surrogate, config: SearchConfig, training: Trajectories) -> Search:
+    """The search with its reward calibrated on training trajectories; equal calls give equal searches.
+
+    Raises:
+        ConfigError: the reward names no law of the equation.
+        NoReward: no term is left to judge candidates by.
+        UserError: the surrogate cannot be searched with this config.
+    """
+    weights = config.reward.weights(surrogate.spec)
+    surrogate = surrogate.with_search(Search(config, FittedReward(())))
+    if config.candidates == 1:
+        return Search(config, FittedReward(()))
+    tolerances = _tolerances(surrogate, training, list(weights))
+    pools = list(_pools(surrogate, config, training))
+    terms = tuple(_fit(name, weight, tolerances[name], pools) for name, weight in weights.items())
+    if config.reward.kind == "adaptive":
+        terms = tuple(_judged(term, config.reward.min_correlation) for term in terms)
+    reward = FittedReward(terms)
+    if not reward.used:
+        told = "; ".join(f"{term.name}: {term.reason}" for term in terms)
+        raise NoReward(f"ttc.reward: nothing tells candidates apart on training trajectories ({told})")
+    return Search(config, reward)
+
+
+def term_values(name: TermName, tolerance: float, move: Move) -> Tensor:
+    """What a term ranks candidates by, (H, K), lower is better: a distance as it is, a bound above its tolerance."""
+    violation, _ = TERMS[name].measure(move)
+    return violation if TERMS[name].is_distance else (violation - tolerance).clamp_min(0)
+
+
+def _tolerances(surrogate: Surrogate, training: Trajectories, names: list[TermName]) -> dict[TermName, float]:
+    """The `TRUE_SHARE` quantile of what true steps violate each term by."""
+    violations: dict[TermName, list[NDArray[np.float32]]] = {name: [] for name in names}
+    fields_STXC, parameters_SP = _first(training, _TRAJECTORIES)
+    for fields_TXC, parameters_P in zip(fields_STXC, parameters_SP, strict=True):
+        moving_TXC = _entered(surrogate, fields_TXC[None])[0]
+        steps = len(moving_TXC) - 1
+        move = Move(
+            surrogate.spec,
+            moving_TXC[:-1],
+            moving_TXC[1:, None],
+            parameters_P.expand(steps, -1),
+            torch.zeros(steps, dtype=torch.long),
+            1,
+        )
+        for name in names:
+            violations[name].append(TERMS[name].measure(move)[0][:, 0].cpu().numpy())
+    return {name: float(np.quantile(np.concatenate(each), TRUE_SHARE)) for name, each in violations.items()}
+
+
+class _Indifferent:
+    """Every candidate is as good as the other, so that the plain one is taken."""
+
+    is_local = False
+
+    def judge(self, move: Move) -> Judgement:
+        nothing = torch.zeros_like(move.after_HKXC.flatten(2)[..., 0])
+        return Judgement(nothing, nothing, None)
+
+
+def _pools(
+    surrogate: Surrogate, config: SearchConfig, training: Trajectories
+) -> Iterator[tuple[Move, NDArray[np.float64]]]:
+    """Candidates at states of the plain rollout, and their true errors (H, K)."""
+    fields_STXC, parameters_SP = _first(training, _ROLLED_OUT)
+    truth_STXC = _entered(surrogate, fields_STXC)
+    steps = truth_STXC.shape[1] - 1
+    with torch.no_grad():
+        rolled_STXC = surrogate.unroll(truth_STXC[:, 0], parameters_SP, steps - 1) if steps > 1 else None
+    many = max(_CANDIDATES, config.candidates)
+    one_step = config.override({
+        "steps": 1, "candidates": many, "choice": "sample", "rounds": 1, "beam_width": 1, "horizon": 1,
+        "max_evaluations": many, "early_stop": None,
+    })  # fmt: skip
+    for number in sorted(set(np.linspace(0, steps - 1, _STATES).round().astype(int).tolist())):
+        state_SXC = truth_STXC[:, 0] if number == 0 or rolled_STXC is None else rolled_STXC[:, number - 1]
+        seen: list[Pool] = []
+        search = Search(one_step, _Indifferent(), observe=seen.append)
+        search.frames(surrogate, state_SXC, parameters_SP, 1, (_NOISE_SEED, number))
+        move = seen[0].move
+        error_HK = (move.after_HKXC - truth_STXC[:, number + 1, None]).square().flatten(2).mean(-1).sqrt()
+        yield replace(move, number=number + 1), error_HK.double().cpu().numpy()
+
+
+def _fit(name: TermName, weight: float, tolerance: float, pools: list[tuple[Move, NDArray[np.float64]]]) -> FittedTerm:
+    values_HK = np.concatenate([term_values(name, tolerance, move).double().cpu().numpy() for move, _ in pools])
+    errors_HK = np.concatenate([errors for _, errors in pools])
+    spread = float(np.sqrt(values_HK.var(axis=1).mean()))
+    correlation = float(spearman(values_HK.T, errors_HK.T).mean())
+    # rounding makes what is conserved exactly differ in the last digits
+    silent = spread <= 1e-6 * max(abs(tolerance), 1e-3)
+    reason = "does not differ between candidates" if silent else ""
+    return FittedTerm(name, weight, tolerance, spread, correlation, not silent, reason)
+
+
+def _judged(term: FittedTerm, least: float) -> FittedTerm:
+    if not term.used or term.correlation >= least:
+        return term
+    return replace(term, used=False, reason=f"rank correlation with the true error {term.correlation:.2f}")
+
+
+def _first(training: Trajectories, count: int) -> tuple[Tensor, Tensor]:
+    """Trajectories (S, T, X, C) evenly over the split, so that every file has its share."""
+    rows = np.unique(np.linspace(0, len(training) - 1, min(count, len(training))).round().astype(int))
+    fields_STXC = torch.from_numpy(np.array(training.fields_STXC[rows], dtype=np.float32))
+    return fields_STXC, torch.tensor(np.array(training.parameters_SP[rows]), dtype=torch.float32)
+
+
+def _entered(surrogate: Surrogate, fields_STXC: Tensor) -> Tensor:
+    """Frames 0, 1, ... in the co-moving frame."""
+    return surrogate.frame.enter(fields_STXC, surrogate.frame.mean(fields_STXC[:, 0]))
