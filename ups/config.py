@@ -17,6 +17,8 @@ from ups.core.runtime import RuntimeConfig
 from ups.core.schema import Schema
 from ups.data.task import TaskConfig
 from ups.inference.build import ModelConfig
+from ups.inference.search_config import SearchConfig
+from ups.inference.surrogate import Correction
 from ups.training.loop import LoggingConfig
 from ups.training.pipeline import DEPLOYED_AS, StagesConfig
 
@@ -60,7 +62,19 @@ class RunConfig(ModelConfig):
         trained = [DEPLOYED_AS[name] for name in self.stages.later()]
         if self.inference.corrector not in ("auto", "none", *trained):
             raise ValueError(f"inference.corrector: no stage trains {self.inference.corrector}, set its epochs above 0")
+        self._check_search(trained)
         return self
+
+    def _check_search(self, trained: list[Correction]) -> None:
+        """Raises ValueError for a search at test time that this model or its stages cannot have."""
+        if not self.ttc.enabled:
+            return
+        if self.baseline is not None:
+            raise ValueError("a baseline has no latent to search in: ttc.enabled must be false")
+        if EQUATIONS[self.task.equation].steady:
+            raise ValueError(f"{self.task.equation} is steady and has no steps to search: ttc.enabled must be false")
+        if self.ttc.source not in ("none", *trained):
+            raise ValueError(f"ttc.source: no stage trains {self.ttc.source}, set its epochs above 0")
 
 
 def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -74,6 +88,23 @@ def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) 
     try:
         config = RunConfig.parse(data)
         return config.override(overrides) if overrides else config
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def load_search_config(source: str | Path) -> SearchConfig:
+    """The search at test time of a YAML file, or of the bare name of a shipped one: its keys, or a single key `ttc`
+    with them below.
+
+    Raises:
+        ConfigError: missing or unreadable file, an unknown key, a refused value.
+    """
+    path = find_shipped(str(source), "configs/ttc")
+    data = read_yaml(path)
+    if set(data) == {"ttc"} and isinstance(data["ttc"], dict):
+        data = data["ttc"]
+    try:
+        return SearchConfig.parse(data)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

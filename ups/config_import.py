@@ -42,6 +42,10 @@ _MAPPED: dict[str, tuple[str, ...]] = {
     "logging.log_every_n_steps": ("logging.log_every_n_steps",),
     "logging.checkpoint_every_n_epochs": ("logging.checkpoint_every_n_epochs",),
     "stages.diff_residual.tau_sampling": ("stages.diff_residual.tau_sampling",),
+    **{
+        f"ttc.{name}": (f"ttc.{name}",)
+        for name in ("enabled", "steps", "candidates", "beam_width", "horizon", "max_evaluations")
+    },
 } | {
     f"stages.{stage}.{old}": (f"stages.{stage}.{new}",)
     for stage in _STAGES
@@ -67,9 +71,6 @@ _DROPPED: dict[str, str] = {
     "logging.wandb.enabled": "there is no such logger; every run writes progress.jsonl",
     "logging.wandb.project": "there is no such logger; every run writes progress.jsonl",
     "logging.save_checkpoints": "`best` and `last` of each stage are always kept",
-} | {
-    f"ttc.{name}": "test-time search is off"
-    for name in ("enabled", "steps", "candidates", "beam_width", "horizon", "max_evaluations")
 }
 
 _OF_LATENT = ("operator.pdet.input_dim", "operator.pdet.output_dim")
@@ -123,8 +124,6 @@ def _imported(old: Mapping[str, Any], base: RunConfig, base_name: str) -> Import
     unknown = [key for key in old if key not in _MAPPED and key not in _DROPPED and key not in _OF_LATENT]
     if unknown:
         raise ConfigError(f"unknown keys, nothing was imported: {', '.join(unknown)}")
-    if old.get("ttc.enabled"):
-        raise ConfigError("ttc.enabled: there is no test-time search here, got true; set it to false")
     mapped = tuple(
         (key, path, _RENAMED.get(key, _same)(value)) for key, value in old.items() for path in _MAPPED.get(key, ())
     )
@@ -140,6 +139,11 @@ def _imported(old: Mapping[str, Any], base: RunConfig, base_name: str) -> Import
         derived.append(("operator.block = serial", "its blocks were attention, then MLP"))
     if values.get("runtime.compile") == "auto":
         derived.append(("runtime.compile = auto", "on a GPU alone; on a CPU compiling costs more than a run gains"))
+    if values.get("ttc.enabled"):
+        # the old file says nothing of either: what it did does not follow from the same numbers
+        reward = f"ttc.reward.kind = {base.ttc.reward.kind}"
+        derived.append((reward, "fitted on training trajectories; the old reward is not taken over"))
+        derived.append((f"ttc.source = {base.ttc.source}", f"candidates are drawn as in {base_name}, not as they were"))
     stride = values.get("task.time_stride")
     if isinstance(stride, int) and stride > 0 and base.task.frames is not None:
         values["task.frames"] = (base.task.frames - 1) * base.task.time_stride // stride + 1

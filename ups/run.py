@@ -91,6 +91,8 @@ def _refuse_what_does_not_fit(config: RunConfig, task: Task, surrogate: Surrogat
     compiles(config.runtime.compile, device)
     config.stages.operator.losses.check(task.spec, symmetry=config.symmetry, has_latent=surrogate.has_latent)
     config.stages.operator.optimizer.build(surrogate)
+    if config.ttc.enabled:
+        config.ttc.reward.weights(task.spec)
     for name in config.stages.later():
         correction = config.build_correction(DEPLOYED_AS[name], task.spec)
         getattr(config.stages, name).optimizer.build(correction)

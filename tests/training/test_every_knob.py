@@ -30,6 +30,12 @@ FNO = {"baseline.kind": "fno", "baseline.width": 8, "baseline.modes": 4, "baseli
 DIFFUSION = {"stages.diff_residual.epochs": 2, "stages.diff_residual.horizon": 1}
 DISTILLED = {**DIFFUSION, "stages.consistency_distill.epochs": 2, "stages.consistency_distill.horizon": 1}
 PRIOR = {**DARCY, "stages.steady_prior.epochs": 2}
+SEARCHED = {"ttc.enabled": True, "ttc.noise_std": 0.1}
+# candidates far enough apart for every law to be broken by some, and one term that most choices follow
+WILD = {"ttc.enabled": True, "ttc.choice": "sample", "ttc.noise_std": 0.3, "ttc.reward.kind": "composite"}
+JUDGED = {**WILD, "ttc.reward.dissipation": 1.0}
+IN_FLOW = {**FLOW, **WILD, "ttc.noise_std": 1.0}
+SAMPLED_FROM = {**DIFFUSION, "ttc.enabled": True, "ttc.noise_std": 0.0, "ttc.source": "diffusion"}
 
 
 def under(part: str, values: Values) -> Values:
@@ -121,6 +127,27 @@ KNOBS: dict[str, tuple[Any, Values]] = {
     "inference.solver": ("heun", DIFFUSION),
     "inference.temperature": (0.0, DIFFUSION),
     "inference.student_steps": (2, DISTILLED),
+    "ttc.enabled": (True, {}),
+    "ttc.steps": (2, SEARCHED),
+    "ttc.candidates": (4, SEARCHED),
+    "ttc.choice": ("sample", SEARCHED),
+    "ttc.source": ("diffusion", {**DIFFUSION, **SEARCHED}),
+    "ttc.around": ("operator", SAMPLED_FROM),
+    "ttc.temperature": (0.5, SAMPLED_FROM),
+    "ttc.source_scale": (0.5, SAMPLED_FROM),
+    "ttc.noise_std": (0.05, SEARCHED),
+    "ttc.rounds": (2, SEARCHED),
+    "ttc.round_decay": (0.2, {**SEARCHED, "ttc.rounds": 2}),
+    "ttc.beam_width": (3, SEARCHED),
+    "ttc.horizon": (2, SEARCHED),
+    "ttc.max_evaluations": (3, SEARCHED),
+    "ttc.early_stop": (0.1, {**SEARCHED, "ttc.rounds": 2}),
+    "ttc.reward.min_correlation": (1.0, SEARCHED),
+    "ttc.reward.without": (("residual",), SEARCHED),
+    "ttc.reward.conservation": (1000.0, {**IN_FLOW, "ttc.reward.dissipation": 1.0}),
+    "ttc.reward.maximum_principle": (1000.0, JUDGED),
+    "ttc.reward.total_variation": (1000.0, JUDGED),
+    "ttc.reward.residual": (1000.0, JUDGED),
     "runtime.seed": (7, {}),
     "runtime.precision": ("bf16", {}),
     **stage("operator", {}),
@@ -178,6 +205,9 @@ ELSEWHERE = {
         }.items()
     },
     **{f"{LOSSES}{term}.{key}": "below, without training" for term in LossesConfig().terms for key in CURRICULUM},
+    "ttc.reward.dissipation": "a bound that no tiny model breaks: test_rewards.py",
+    "ttc.reward.positivity": "a bound that no tiny model breaks: test_rewards.py",
+    "ttc.reward.kind": "which of the keys below it there are: test_rewards.py",
     "runtime.device": "where, not what",
     "runtime.threads": "where, not what",
     "runtime.compile": "how, not what: test_loop.py",
@@ -232,6 +262,8 @@ def outcome(tiny: Values, tmp_path_factory: pytest.TempPathFactory) -> Any:
                 path.parent.name: json.loads(path.read_text())["milestones"]
                 for path in folder.glob("checkpoints/*/result.json")
             }
+            if "inference" in result.stages:
+                stages["inference"] = {"score_after": result.stages["inference"]["score_after"]}
             found[folder.name] = {"status": result.status, "score": result.score, **stages}
         return found[folder.name]
 

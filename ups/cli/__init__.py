@@ -14,10 +14,12 @@ import typer
 from ups.cli.config import Config, Overrides, config_app
 from ups.cli.data import data_app
 from ups.cli.terminal import console, run_app, say, training
-from ups.core.errors import UserError
+from ups.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from ups.data.task import Task, TaskConfig
+    from ups.inference.search_config import SearchConfig
+    from ups.inference.surrogate import Surrogate
 
 app = typer.Typer(
     name="ups",
@@ -76,28 +78,42 @@ def evaluate(
     run: Run,
     data: Annotated[Path | None, typer.Option(help="Score on every trajectory of this file.")] = None,
     split: Annotated[Split | None, typer.Option(help="Which of the run's own trajectories. [test]")] = None,
+    ttc: Annotated[
+        str | None, typer.Option(help="Search at test time: a YAML file of settings, or a shipped name.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
 ) -> None:
     """Score a trained run in physical units, beside rows that need no training.
 
+    With a search at test time (--ttc, or the run's own) also what that search brings and costs. Its reward is fitted
+    on the run's training trajectories.
+
     Example: ups evaluate runs/first --data data/other_nu.h5 --json report.json
+
+    Example: ups evaluate runs/first --ttc burgers1d
     """
     if data is not None and split is not None:
         raise UserError("--split names the run's own trajectories and --data another file: give one of them")
     from ups.evaluation.evaluate import evaluate_run
     from ups.evaluation.foreign import evaluate_file
     from ups.evaluation.report import report_table, save_report
+    from ups.evaluation.searched import with_search
     from ups.evaluation.stages import with_stages
     from ups.inference.build import load_surrogate
     from ups.run import RESULT
 
-    surrogate = load_surrogate(run)
+    settings = None if ttc is None else _search_config(ttc)
+    surrogate, task = load_surrogate(run), None
+    if settings is not None:
+        task = _task_of(run)
+        surrogate = _with_fitted_search(surrogate, settings, task)
     if data is not None:
         trained_on = _task_config(_facts_of(run)).files
         report, title = evaluate_file(surrogate, data, trained_on), f"{run} on {data}"
     else:
-        report = with_stages(evaluate_run(surrogate, _task_of(run), split or Split.TEST), run / RESULT)
-        title = str(run)
+        task, split = task or _task_of(run), split or Split.TEST
+        report = with_stages(evaluate_run(surrogate, task, split), run / RESULT)
+        report, title = with_search(report, surrogate, getattr(task, split)), str(run)
     console().print(report_table(report, title))
     if json is not None:
         save_report(report, json)
@@ -147,6 +163,22 @@ def compare(
     if out is not None:
         write_atomic(out, compare_png(reports) if out.suffix == ".png" else compare_html(reports).encode())
         print(out)
+
+
+def _search_config(source: str) -> SearchConfig:
+    from ups.config import load_search_config
+
+    try:
+        return load_search_config(source)
+    except ConfigError as error:
+        raise UserError(f"--ttc: {error}") from None
+
+
+def _with_fitted_search(surrogate: Surrogate, config: SearchConfig, task: Task) -> Surrogate:
+    """Raises UserError for a run that cannot be searched so."""
+    from ups.inference.reward_fit import fit_search
+
+    return surrogate.with_search(fit_search(surrogate, config, task.train))
 
 
 def _task_of(run: Path, cells: int | None = None) -> Task:

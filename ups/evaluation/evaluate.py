@@ -20,6 +20,7 @@ from ups.data.normalization import Normalizer
 from ups.data.task import Task, Trajectories
 from ups.evaluation.metrics import Scores, skill
 from ups.evaluation.rows import PDEBENCH_GIVEN, Row, coarse_cells, no_skill, rows_of
+from ups.evaluation.search_report import SearchReport
 
 Batch = tuple[Tensor, Tensor]
 """(fields (B, T, X, C), parameters (B, P)) on the CPU"""
@@ -55,6 +56,8 @@ class Report:
     """what each stage of the run brought on validation, as its `result.json` tells it; see `ups.evaluation.stages`"""
     zero_shot: Report | None = None
     """the same trajectories on the file's own cells"""
+    ttc: SearchReport | None = None
+    """what the predictor's search at test time brings; see `ups.evaluation.searched`"""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without NaN or inf: what is not finite becomes null and is explained in `notes`."""
@@ -71,6 +74,7 @@ class Report:
                 for stage, told in self.stages.items()
             },
             "zero_shot": self.zero_shot.to_json() if self.zero_shot else None,
+            "ttc": self.ttc.to_json() if self.ttc else None,
         }
 
     @classmethod
@@ -86,6 +90,7 @@ class Report:
             notes=tuple(data.get("notes", ())),
             stages=dict(data.get("stages", {})),
             zero_shot=cls.from_json(data["zero_shot"]) if data.get("zero_shot") else None,
+            ttc=SearchReport.from_json(data["ttc"]) if data.get("ttc") else None,
         )
 
 

@@ -14,6 +14,8 @@ from ups.core.types import FieldSpec, Predictor
 from ups.data.pdebench import FileInfo, inspect
 from ups.data.task import Trajectories, load_file
 from ups.evaluation.evaluate import Report, batches, evaluate, plain_cells
+from ups.evaluation.searched import with_search
+from ups.inference.surrogate import Surrogate
 
 _CLOSE = 1e-4
 """relative; spacings are read from float32 coordinates"""
@@ -45,7 +47,7 @@ def evaluate_file(
     stride = _whole(spec.dx / info.dx)
     fits = stride is not None and all(cells % stride == 0 for cells in info.cells)
 
-    main = _row(predictor, info, stride if fits and stride else 1, time_stride, run_steps, cache)
+    main = _row(predictor, info, stride if fits and stride else 1, time_stride, run_steps, cache, examine=True)
     if any(Path(name).resolve() == Path(path).resolve() for name in trained_on):
         note = "trajectories that the run was trained on are among these; its test split is scored without --data"
         main = replace(main, notes=(note, *main.notes))
@@ -67,6 +69,8 @@ class EveryNth(nn.Module):
         self.spec = replace(predictor.spec, dt=predictor.spec.dt * steps)
         self.has_latent = getattr(predictor, "has_latent", False)
         self.num_parameters = getattr(predictor, "num_parameters", 0)
+        self.search = getattr(predictor, "search", None)
+        self.inference = getattr(predictor, "inference", None)
 
     def rollout(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, mode: str | None = None) -> Tensor:
         """Every `self.steps`-th of the predictor's own frames, (B, steps, X, C)."""
@@ -96,8 +100,15 @@ class _NoSuchGrid(UserError):
 
 
 def _row(
-    predictor: Predictor, info: FileInfo, stride: int, time_stride: int, run_steps: int, cache: Path | None
+    predictor: Predictor,
+    info: FileInfo,
+    stride: int,
+    time_stride: int,
+    run_steps: int,
+    cache: Path | None,
+    examine: bool = False,
 ) -> Report:
+    """Args: `examine`: also say what the predictor's search at test time brings, if it has one."""
     run = predictor.spec
     predictor = on_cells(predictor, tuple(cells // stride for cells in info.cells))
     spec, trajectories = load_file(info.path, run.equation, space_stride=stride, time_stride=time_stride, cache=cache)
@@ -113,6 +124,8 @@ def _row(
     normalizer = getattr(predictor, "normalizer", None)
     if run_steps > 1:
         notes.append(f"one step of this table is {run_steps} steps of the run: the file's frames are that far apart")
+        if getattr(predictor, "search", None) is not None:
+            notes.append("search: not looked into, the file has no truth for the run's steps between its frames")
         predictor = EveryNth(predictor, run_steps)
     protocol = {
         "files": [str(info.path)],
@@ -125,6 +138,8 @@ def _row(
         "extrapolation": extrapolates,
     }
     report = evaluate(predictor, batches(trajectories), protocol, normalizer)
+    if examine and isinstance(predictor, Surrogate):
+        report = with_search(report, predictor, trajectories)
     return replace(report, notes=(*notes, *report.notes))
 
 

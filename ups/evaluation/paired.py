@@ -1,4 +1,7 @@
-"""Two predictors with the same seeds on the same trajectories: is one really better? R seeds, S trajectories."""
+"""Two predictors with the same seeds on the same trajectories: is one really better? R seeds, S trajectories.
+
+`paired` speaks of a method, whose seeds are drawn like its trajectories; `paired_of_one_run` of a single trained run.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ class Paired:
     """of the mean errors over seeds and trajectories, in the unit of the error"""
     low: float
     high: float
-    """two-way resampling interval of the difference, `CONFIDENCE` wide"""
+    """resampling interval of the difference, `CONFIDENCE` wide: two-way over seeds and trajectories, of one run over its
+    trajectories alone"""
     per_seed: tuple[float, ...]
     """difference of each seed's mean errors"""
     trajectories: int
@@ -34,7 +38,7 @@ class Paired:
     None unless every error is positive"""
     typical_low: float | None
     typical_high: float | None
-    """two-way resampling interval of the typical ratio"""
+    """resampling interval of the typical ratio"""
 
     @property
     def seeds_agree(self) -> bool:
@@ -69,6 +73,22 @@ def paired(first_RS: ArrayLike, second_RS: ArrayLike, *, seed: int = 0) -> Paire
         seed: of the resampling; equal inputs give equal intervals.
     """
     first_RS, second_RS = np.asarray(first_RS, dtype=np.float64), np.asarray(second_RS, dtype=np.float64)
+    assert len(first_RS) >= 2, "one seed says nothing about the spread over seeds"
+    return _paired(first_RS, second_RS, seed)
+
+
+def paired_of_one_run(first_S: ArrayLike, second_S: ArrayLike, *, seed: int = 0) -> Paired:
+    """The same of one trained run: its interval is over trajectories alone and says nothing of other seeds.
+
+    Args:
+        first_S, second_S: finite error on every trajectory, S >= 2, the same trajectories on both sides.
+        seed: of the resampling; equal inputs give equal intervals.
+    """
+    first_S, second_S = np.asarray(first_S, dtype=np.float64), np.asarray(second_S, dtype=np.float64)
+    return _paired(first_S[None], second_S[None], seed)
+
+
+def _paired(first_RS: NDArray[np.float64], second_RS: NDArray[np.float64], seed: int) -> Paired:
     assert first_RS.shape == second_RS.shape, "the same seeds and trajectories on both sides"
     low, high = _interval(first_RS - second_RS, seed)
     positive = bool((first_RS > 0).all() and (second_RS > 0).all())
@@ -89,7 +109,7 @@ def paired(first_RS: ArrayLike, second_RS: ArrayLike, *, seed: int = 0) -> Paire
 
 
 def _interval(gain_RS: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Two-way resampling interval of the mean of paired differences.
+    """Resampling interval of the mean of paired differences: two-way, of a single seed over its trajectories alone.
 
     Seeds and trajectories are drawn with replacement, independently of each other (the pigeonhole bootstrap of
     crossed factors: A. B. Owen, Annals of Applied Statistics 1(2), 2007). One draw fewer than there are seeds, or
@@ -97,17 +117,19 @@ def _interval(gain_RS: NDArray[np.float64], seed: int) -> tuple[float, float]:
     (P. J. McCarthy, C. B. Snowden, Vital and Health Statistics 2(95), 1985).
     """
     seeds, trajectories = gain_RS.shape
-    assert seeds >= 2, "one seed says nothing about the spread over seeds"
     assert trajectories >= 2, "one trajectory says nothing about the spread over trajectories"
     assert np.isfinite(gain_RS).all(), "runs without a finite error are sorted out before"
     random = np.random.default_rng(seed)
-    weight_NR = random.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=RESAMPLES) / (seeds - 1)
-    weight_NS = random.multinomial(trajectories - 1, np.full(trajectories, 1 / trajectories), size=RESAMPLES) / (
-        trajectories - 1
-    )
+    weight_NR = _drawn(random, seeds) if seeds > 1 else np.ones((RESAMPLES, 1))
+    weight_NS = _drawn(random, trajectories)
     mean_N = np.einsum("ns,ns->n", weight_NR @ gain_RS, weight_NS)
     low, high = np.quantile(mean_N, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def _drawn(random: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """Weights of so many things in every resample, (RESAMPLES, count)."""
+    return random.multinomial(count - 1, np.full(count, 1 / count), size=RESAMPLES) / (count - 1)
 
 
 def _exp(value: float | None) -> float | None:

@@ -98,6 +98,9 @@ def rows_of(predictor: Predictor, frames: int, normalizer: Normalizer | None) ->
     if EQUATIONS[spec.equation].steady:
         return
     yield Row("one_step", predictor, one_step=True)
+    if getattr(predictor, "search", None) is not None:
+        # a mode that is named is rolled out without the search
+        yield Row("plain_rollout", predictor, mode=predictor.inference.rollout)  # type: ignore[attr-defined]
     if getattr(predictor, "has_latent", False):
         yield Row("latent_rollout", predictor, mode="latent")
         yield Row("reencode_rollout", predictor, mode="reencode")

@@ -68,7 +68,7 @@ def term_values(name: TermName, tolerance: float, move: Move) -> Tensor:
 def _tolerances(surrogate: Surrogate, training: Trajectories, names: list[TermName]) -> dict[TermName, float]:
     """The `TRUE_SHARE` quantile of what true steps violate each term by."""
     violations: dict[TermName, list[NDArray[np.float32]]] = {name: [] for name in names}
-    fields_STXC, parameters_SP = _first(training, _TRAJECTORIES)
+    fields_STXC, parameters_SP = _first(training, _TRAJECTORIES, surrogate.reference_F.device)
     for fields_TXC, parameters_P in zip(fields_STXC, parameters_SP, strict=True):
         moving_TXC = _entered(surrogate, fields_TXC[None])[0]
         steps = len(moving_TXC) - 1
@@ -77,7 +77,7 @@ def _tolerances(surrogate: Surrogate, training: Trajectories, names: list[TermNa
             moving_TXC[:-1],
             moving_TXC[1:, None],
             parameters_P.expand(steps, -1),
-            torch.zeros(steps, dtype=torch.long),
+            torch.zeros(steps, dtype=torch.long, device=moving_TXC.device),
             1,
         )
         for name in names:
@@ -99,7 +99,7 @@ def _pools(
     surrogate: Surrogate, config: SearchConfig, training: Trajectories
 ) -> Iterator[tuple[Move, NDArray[np.float64]]]:
     """Candidates at states of the plain rollout, and their true errors (H, K)."""
-    fields_STXC, parameters_SP = _first(training, _ROLLED_OUT)
+    fields_STXC, parameters_SP = _first(training, _ROLLED_OUT, surrogate.reference_F.device)
     truth_STXC = _entered(surrogate, fields_STXC)
     steps = truth_STXC.shape[1] - 1
     with torch.no_grad():
@@ -136,11 +136,12 @@ def _judged(term: FittedTerm, least: float) -> FittedTerm:
     return replace(term, used=False, reason=f"rank correlation with the true error {term.correlation:.2f}")
 
 
-def _first(training: Trajectories, count: int) -> tuple[Tensor, Tensor]:
+def _first(training: Trajectories, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Trajectories (S, T, X, C) evenly over the split, so that every file has its share."""
     rows = np.unique(np.linspace(0, len(training) - 1, min(count, len(training))).round().astype(int))
     fields_STXC = torch.from_numpy(np.array(training.fields_STXC[rows], dtype=np.float32))
-    return fields_STXC, torch.tensor(np.array(training.parameters_SP[rows]), dtype=torch.float32)
+    parameters_SP = torch.tensor(np.array(training.parameters_SP[rows]), dtype=torch.float32)
+    return fields_STXC.to(device), parameters_SP.to(device)
 
 
 def _entered(surrogate: Surrogate, fields_STXC: Tensor) -> Tensor:

@@ -15,11 +15,15 @@ from pydantic import Field, field_validator
 
 from ups.core.artifacts import ArtifactStore
 from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ups.core.runtime import RuntimeConfig, write_atomic
+from ups.core.runtime import RuntimeConfig, peak_memory_gib, write_atomic
 from ups.core.schema import Schema, fingerprint
 from ups.core.types import Progress, Report, Status
 from ups.data.task import Task
+from ups.evaluation.evaluate import score
 from ups.inference.build import ModelConfig
+from ups.inference.reward_fit import NoReward, fit_search
+from ups.inference.rewards import FittedReward
+from ups.inference.search import Search
 from ups.inference.surrogate import Correction, Surrogate
 from ups.models.corrector import Corrector, Student
 from ups.training.flow_matching import PairStageConfig
@@ -38,6 +42,8 @@ DEPLOYED_AS: dict[str, Correction] = {
     "consistency_distill": "student",
     "steady_prior": "prior",
 }
+SEARCH = "inference"
+"""what the search at test time is called beside the stages"""
 _RESULT = "result.json"
 
 
@@ -114,6 +120,8 @@ class Pipeline:
     summaries: dict[str, StageSummary] = field(default_factory=dict)
     milestones: dict[str, float] = field(default_factory=dict)
     corrections: dict[str, Corrector] = field(default_factory=dict)
+    search: Search | None = None
+    """the one that is deployed"""
     _keys: dict[str, str] = field(default_factory=dict)
     _best: float | None = None
     """score of what would be deployed now"""
@@ -129,6 +137,8 @@ class Pipeline:
             self._note(name, result, reused)
             if result.status is not Status.COMPLETE:
                 return result.status, result.reason
+        if self.config.ttc.enabled:
+            self._add_search()
         return Status.COMPLETE, ""
 
     @property
@@ -141,13 +151,15 @@ class Pipeline:
         return sum(each.seconds for each in self.summaries.values() if not each.reused)
 
     def deploy(self) -> Surrogate:
-        """The predictor with its corrections, of which the one that scored best is chosen."""
+        """The predictor with its corrections, of which the one that scored best is chosen, and with its search at
+        test time where that helped."""
         chosen: Correction = "none"
         for name, summary in self.summaries.items():
             if name in DEPLOYED_AS and summary.kept:
                 chosen = DEPLOYED_AS[name]
         wanted = self.config.inference.corrector
-        return self.surrogate.with_inference(corrector=wanted).with_corrections(self.corrections, chosen).eval()
+        deployed = self.surrogate.with_inference(corrector=wanted).with_corrections(self.corrections, chosen)
+        return deployed.with_search(self.search).eval()
 
     @property
     def can_deploy(self) -> bool:
@@ -161,7 +173,10 @@ class Pipeline:
         """Write the deployed predictor as one checkpoint."""
         deployed = self.deploy()
         tensors = {f"model.{name}": value for name, value in deployed.state_dict().items()}
-        facts = {"corrections": list(self.corrections), "chosen": deployed.chosen, "score": self._best}
+        facts: dict[str, Any] = {"corrections": list(self.corrections), "chosen": deployed.chosen, "score": self._best}
+        if self.search is not None:
+            assert isinstance(self.search.reward, FittedReward)
+            facts["reward"] = self.search.reward.to_json()
         save_checkpoint(path, Checkpoint(tensors, self.facts | facts))
 
     def _obtain(self, name: str) -> tuple[StageResult, bool]:
@@ -190,6 +205,28 @@ class Pipeline:
         if result.status is Status.COMPLETE:
             self._load(name, folder)
         return result, reused
+
+    def _add_search(self) -> None:
+        """Fit the search at test time on training trajectories; it is kept if it lowers the validation score."""
+        begin, plain = time.perf_counter(), self.deploy()
+        search, after, note = None, None, ""
+        try:
+            search = fit_search(plain, self.config.ttc, self.task.train)
+            after = score(plain.with_search(search), self.task.validation)
+        except NoReward as error:
+            note = str(error)
+        kept = after is not None and (self._best is None or after < self._best)
+        self.search = search if kept else None
+        seconds, device = time.perf_counter() - begin, self.surrogate.reference_F.device
+        self.summaries[SEARCH] = StageSummary(
+            Status.COMPLETE, self._best, after, kept, seconds, 0, False, peak_memory_gib(device), note
+        )
+        self._best = after if kept else self._best
+        if self._best is not None:
+            self.milestones[f"{SEARCH}:1"] = self._best
+        detail = {} if after is None else {"stage_score": after}
+        # nothing is trained: there is neither loss nor gradient
+        self.report(Progress(SEARCH, 1, 1, 1.0, 0, 0.0, 0.0, seconds, self._best, detail))
 
     def _train(self, name: str, stage: Stage, folder: Path) -> StageResult:
         return train_stage(
@@ -284,8 +321,8 @@ class Pipeline:
             for other in DEPLOYED_AS:
                 if other in self.summaries:
                     self.summaries[other] = replace(self.summaries[other], kept=False)
-        for key, score in result.milestones.items():
-            self.milestones[key] = self._deployed_score(name, score)
+        for key, milestone in result.milestones.items():
+            self.milestones[key] = self._deployed_score(name, milestone)
         if kept:
             self._best = after
         part = self.surrogate.model if name == "operator" else self.corrections.get(DEPLOYED_AS[name])
