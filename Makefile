@@ -27,10 +27,11 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# about two hours on two idle cores; the results go to benchmarks/RESULTS.md
+# about four hours on two idle cores; the results go to benchmarks/RESULTS.md
 bench: data/demo.h5
 	$(PYTHON) benchmarks/nu_table.py
 	$(PYTHON) benchmarks/stages.py
+	$(PYTHON) benchmarks/ttc.py
 	$(PYTHON) benchmarks/ablations.py
 	$(PYTHON) benchmarks/inverse_losses.py
 	$(PYTHON) benchmarks/train_overhead.py

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,10 +12,12 @@ import typer
 import yaml
 
 from ups.cli import app, run_app
+from ups.config import load_search_config
 from ups.core.errors import UserError
 from ups.data.pdebench import inspect
 from ups.evaluation.report import load_report
 
+SEARCHES = sorted((Path(__file__).parents[1] / "configs" / "ttc").glob("*.yaml"))
 TRAINABLE = ["stages.operator.epochs=40", "stages.operator.validations=2"]
 
 
@@ -145,6 +148,103 @@ def test_evaluate_on_another_split_and_file(ups, tmp_path, trained):
     assert report.zero_shot.protocol["cells"] == 64
     assert report.protocol["extrapolation"] is True
     assert "extrapolation: nu is 0.1, the run was trained on 0.01" in " ".join(out.split())
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A file of `--ttc` with this content; gives its path."""
+
+    def write(**content):
+        path = tmp_path / "settings.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_evaluate_with_a_search_at_test_time(ups, tmp_path, trained, settings):
+    plain = load_report(trained / "report.json").metrics
+    values = {"candidates": 3, "noise_std": 0.05, "reward": {"kind": "composite", "residual": 1.0}}
+    reports = []
+    for content in (values, {"ttc": values}):
+        code, out, err = ups("evaluate", trained, "--ttc", settings(**content), "--json", tmp_path / "e.json")
+        assert code == 0, err
+        assert "this run without its search" in out
+        assert "oracle, choice by token" in out
+        assert "holds a solver" in " ".join(out.split())
+        reports.append(load_report(tmp_path / "e.json"))
+    first, second = reports
+    assert first.metrics == second.metrics
+    assert first.metrics["plain_rollout_nrmse"] == plain["rollout_nrmse"]
+    assert first.metrics["reencode_rollout_nrmse"] == plain["reencode_rollout_nrmse"]
+    assert first.ttc.nrmse == pytest.approx(first.metrics["rollout_nrmse"])
+    written = json.loads((tmp_path / "e.json").read_text())["ttc"]
+    assert written["config"]["candidates"] == 3
+    assert written.keys() >= {"nrmse", "plain_nrmse", "ratio", "gain", "oracle_nrmse", "curve", "terms", "cost"}
+    code, _, err = ups("compare", tmp_path / "e.json", trained, "--out", tmp_path / "c.html")
+    assert code == 0, err
+    assert (tmp_path / "c.html").read_text().count("Search at test time") == 1
+
+
+def test_evaluate_another_file_with_a_search(ups, tmp_path, trained, settings):
+    for dt in (0.05, 0.1):  # every second step of the run has no truth in the second file
+        generate = ("data", "generate", "burgers", "--nu", 0.02, "--trajectories", 2, "--cells", 32, "--frames", 4)
+        assert ups(*generate, "--dt", dt, "--out", tmp_path / f"{dt}.h5")[0] == 0
+        given = ("--data", tmp_path / f"{dt}.h5", "--ttc", settings(candidates=2), "--split", "test")
+        assert ups("evaluate", trained, *given)[0] == 2
+        code, _, err = ups("evaluate", trained, *given[:4], "--json", tmp_path / "f.json")
+        assert code == 0, err
+        report = load_report(tmp_path / "f.json")
+        assert "plain_rollout_nrmse" in report.metrics
+        assert (report.ttc is not None) == (dt == 0.05)
+    assert any("search: not looked into" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"candidats": 4}, ["candidats: unknown key", "did you mean 'candidates'"]),
+        ({"ttc": {"nois_std": 0.1}}, ["nois_std: unknown key", "did you mean 'noise_std'"]),
+        ({"ttc": 3}, ["ttc"]),
+        ({"candidates": 0}, ["candidates", "got 0"]),
+        ({"source": "student"}, ["ttc.source", "student was not trained"]),
+        ({"reward": {"kind": "composite", "positivity": 1.0}}, ["positivity", "not a law of burgers"]),
+        ({"reward": {"kind": "adaptive", "min_correlation": 1.0}}, ["nothing tells candidates apart"]),
+    ],
+)
+def test_evaluate_refuses_a_search_in_one_line(ups, tmp_path, trained, settings, content, words):
+    code, out, err = ups("evaluate", trained, "--ttc", settings(**content), "--json", tmp_path / "e.json")
+    assert code == 2, err
+    assert is_one_line(err), err
+    assert all(word in err for word in words), err
+    assert out == ""
+    assert not (tmp_path / "e.json").exists()
+
+
+def test_evaluate_names_the_searches_that_are_shipped(ups, trained):
+    code, _, err = ups("evaluate", trained, "--ttc", "nowhere")
+    assert code == 2
+    assert is_one_line(err)
+    assert "--ttc: nowhere: no such file" in err
+    assert "(there are: burgers1d" in err
+
+
+def test_a_run_without_latent_cannot_be_searched(ups, tmp_path, config_file):
+    run = tmp_path / "unet"
+    made = ("baseline={kind: unet, width: 4, depth: 1}", "stages.operator.losses.inverse_encoding.weight=0")
+    made = (*made, "stages.operator.losses.inverse_decoding.weight=0", "stages.operator.validations=1")
+    code, _, err = ups("train", config_file, *made, "--out", run)
+    assert code == 0, err
+    code, _, err = ups("evaluate", run, "--ttc", "burgers1d")
+    assert code == 2
+    assert is_one_line(err)
+    assert "a baseline has no latent" in err
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+def test_every_shipped_search_loads_by_its_name(path):
+    assert path.read_text().startswith("# ")
+    assert load_search_config(path.stem) == load_search_config(path)
 
 
 @pytest.mark.parametrize("nu", [0.001, 0.01, 0.1])

@@ -74,6 +74,12 @@ def test_the_golden_has_the_values_of_the_issue() -> None:
         "logging.checkpoint_every_n_epochs": 5,
         "stages.operator.losses.inverse_encoding.warmup": 15,
         "stages.operator.losses.inverse_decoding.max_weight": 0.05,
+        "ttc.enabled": False,
+        "ttc.steps": 1,
+        "ttc.candidates": 16,
+        "ttc.beam_width": 5,
+        "ttc.horizon": 1,
+        "ttc.max_evaluations": 200,
     }
     assert {path: flat[path] for path in expected} == expected
 
@@ -88,14 +94,26 @@ def test_every_old_key_is_mapped_derived_or_dropped_and_said() -> None:
     assert "mapped   training.grad_clip -> stages.diff_residual.grad_clip = 0.5" in lines
     assert "mapped   training.compile -> runtime.compile = auto" in lines
     assert "derived  operator.pdet.input_dim: latent.dim = 16" in lines
-    assert "dropped  ttc.beam_width: test-time search is off" in lines
+    assert "mapped   ttc.beam_width -> ttc.beam_width = 5" in lines
+    assert not any(line.startswith("derived  ttc.") for line in lines)
+
+
+def test_a_search_at_test_time_is_taken_over_without_its_reward(tmp_path: Path) -> None:
+    imported = import_config(changed(tmp_path, ttc__enabled=True, ttc__steps=3))
+    assert imported.config.ttc.enabled
+    assert imported.config.ttc.steps == 3
+    lines = list(imported.lines())
+    fitted = "fitted on training trajectories; the old reward is not taken over"
+    assert f"derived  ttc.reward.kind = adaptive: {fitted}" in lines
+    assert any(line.startswith("derived  ttc.source = none: ") for line in lines)
 
 
 @pytest.mark.parametrize(
     ("values", "line"),
     [
         ({"training__label_smoothing": 0.1, "losses": 3}, "unknown keys, nothing was imported: losses, training.label"),
-        ({"ttc__enabled": True}, "ttc.enabled: there is no test-time search here, got true; set it to false"),
+        ({"ttc__noise_std": 0.1}, "unknown keys, nothing was imported: ttc.noise_std"),
+        ({"ttc__candidates": 0}, "ttc.candidates: input should be greater than or equal to 1, got 0"),
         ({"operator__pdet__output_dim": 24}, "operator.pdet.output_dim: must be latent.dim, got 24 and 16"),
         ({"operator__pdet__num_heads": 7}, "num_heads"),
         ({"stages__operator__optimizer": "lion"}, "stages.operator.optimizer.name: input should be 'adamw'"),

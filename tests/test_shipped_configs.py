@@ -12,6 +12,7 @@ import yaml
 
 from tune.checks import load_plan_from_space, random_value
 from ups.config import RunConfig, diff, find_shipped, load_config
+from ups.core.errors import ConfigError
 from ups.core.physics import EQUATIONS
 from ups.core.types import FieldSpec, Progress, Status
 from ups.data.generators import generate
@@ -27,6 +28,21 @@ LARGE = ("burgers1d_upt68m",)
 
 # what each variant may change against burgers1d: ablations stay comparable
 SIZES = ("latent.", "encoder.", "operator.", "decoder.")
+GROUPS = {
+    "token count": {"latent.tokens"},
+    "latent width": {"latent.dim"},
+    "inverse losses": {
+        f"stages.operator.losses.inverse_{side}.{key}"
+        for side in ("encoding", "decoding")
+        for key in ("weight", "warmup")
+    },
+    "diffusion": {f"stages.diff_residual.{key}" for key in ("epochs", "optimizer.lr", "optimizer.weight_decay")},
+    "candidates of the search at test time": {"ttc.enabled", "ttc.candidates", "ttc.noise_std", "ttc.source"},
+    "its beam": {"ttc.beam_width", "ttc.horizon", "ttc.steps", "ttc.rounds"},
+    "its budget": {"ttc.max_evaluations"},
+}
+"""what a group that trains such a surrogate has to choose, and the paths that choose it"""
+NEEDS_RUN = ("burgers1d_ttc",)
 MAY_CHANGE = {
     "burgers1d_anypoint": ("decoder.",),
     "burgers1d_diffusion": (
@@ -41,6 +57,7 @@ MAY_CHANGE = {
         *SIZES[:1],
         "operator.",
         "stages.",
+        "ttc.",
         "runtime.",
         "logging.",
     ),
@@ -157,7 +174,8 @@ def test_a_large_config_trains_two_steps_without_memory(name: str) -> None:
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_a_space_can_be_searched(path: Path) -> None:
     """`load_plan_from_space` checks it; most of what it proposes must fit the task's grid."""
-    plan = load_plan_from_space(str(path))
+    run = ROOT / "configs" / "burgers1d_diffusion.yaml" if path.stem in NEEDS_RUN else None
+    plan = load_plan_from_space(str(path), base_file=run)
     random = np.random.default_rng(0)
     spec = spec_of(plan.base)
     fitting = 0
@@ -177,6 +195,27 @@ def test_the_small_space_has_the_names_of_the_large_one() -> None:
         name: domain.when for name, domain in small.space.items()
     }
     assert large.strategy.milestones == small.strategy.milestones
+
+
+def test_a_space_on_a_run_takes_what_the_run_has() -> None:
+    full, operator = (
+        load_plan_from_space("burgers1d_ttc", base_file=ROOT / "configs" / f"{name}.yaml").config.space
+        for name in ("burgers1d_diffusion", "burgers1d_small")
+    )
+    assert all(name.startswith("ttc.") for name in full)
+    assert set(full) - set(operator) == {"ttc.source", "ttc.source_scale"}
+    with pytest.raises(ConfigError, match=r"base: required key is missing; .* --run"):
+        load_plan_from_space("burgers1d_ttc")
+    with pytest.raises(ConfigError, match="a baseline has no latent"):
+        load_plan_from_space("burgers1d_ttc", base_file=ROOT / "configs" / "burgers1d_fno.yaml")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_space_has_every_group_of_knobs(group: str) -> None:
+    space = load_plan_from_space("burgers1d").config.space
+    assert GROUPS[group] <= set(space)
+    for name in GROUPS[group]:  # a knob has something to choose
+        assert len(space[name].ends) > 1
 
 
 def test_the_space_has_the_knobs_of_the_later_stages() -> None:

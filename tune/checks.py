@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tune.domain import Domain, Value, comparison_operand, holds
-from tune.space import SearchConfig, Space
+from tune.domain import Domain, Value, holds
+from tune.space import SearchConfig, Space, candidates
 from tune.study import Plan
 from ups.config import RunConfig, diff, find_shipped, load_config, read_yaml
 from ups.core.errors import ConfigError
 from ups.core.schema import unknown_key
+from ups.training.pipeline import SEARCH
 
 _FIXED = ("task", "runtime.seed")
 _FIXED_EVERYWHERE = ("validations",)
@@ -26,12 +27,15 @@ _WITHOUT_EFFECT = (
     "runtime.compile",
     "runtime.deterministic",
 )
-_ATTEMPTS = 64
-"""random combinations tried for an end that the base's other values do not go with"""
+RANDOM_DRAWS = 64
+"""combinations tried where the base's values alone do not tell"""
 
 
 def load_plan_from_space(
-    source: str, overrides: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None
+    source: str,
+    overrides: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    base_file: Path | None = None,
 ) -> Plan:
     """Read and check a SPACE file.
 
@@ -39,18 +43,27 @@ def load_plan_from_space(
         source: a path, or the bare name of a shipped space.
         overrides: config path -> value; it holds for the base and for `start_from`, and leaves the space.
         changes: settings of the search itself by path, such as `strategy.trials`.
+        base_file: the config of a finished run, instead of the space's base. Its stages are found and report no
+            milestones; names that hang on something the run does not have leave the space.
 
     Raises:
         ConfigError: one line with the path, the value and the rule.
     """
     path = find_shipped(source, "search_spaces")
     try:
-        config = SearchConfig.parse(read_yaml(path))
+        data = read_yaml(path)
+        if base_file is not None:
+            data["base"] = str(base_file)
+        elif data.get("base") is None:
+            raise ConfigError("base: required key is missing; name a config there, or give a finished run with --run")
+        config = SearchConfig.parse(data)
         says_trials = "trials" in config.strategy.model_fields_set or "strategy.trials" in (changes or {})
         if changes:
             config = config.override(changes)
+        if base_file is not None:
+            config = config.override({"strategy.milestones": {}})
         base = load_config(_find(config.base, path), overrides)
-        config = _without(config, base, overrides or {})
+        config = _without(config, base, overrides or {}, on_run=base_file is not None)
         check_space(config, base)
         start_from = tuple(_given(name, path, base, overrides) for name in config.start_from)
         if config.strategy.sampler == "grid":
@@ -67,7 +80,8 @@ def check_space(config: SearchConfig, base: RunConfig) -> None:
     Raises:
         ConfigError: a path that does not exist or touches the task, a domain with an end that no config takes, a
             name that is the prefix of another, a `when` on an unknown name or in a circle, a milestone at which
-            no validation falls, a knob of a stage that no trial trains, an interval in a grid.
+            no validation falls, a knob of a stage or of a search at test time that no trial has, an interval in a
+            grid.
     """
     space = Space(config.space, base)
     for name in space.domains:
@@ -114,7 +128,7 @@ def _check_when(name: str, space: Space, above: tuple[str, ...] = ()) -> None:
         if other in space.domains:
             _check_when(other, space, (*above, name))
             ends = space.domains[other].ends
-            if not any(holds(condition, value) for value in _candidates(space.domains[other], condition)):
+            if not candidates(space.domains[other], condition):
                 raise ConfigError(f"space.{name}.when.{other}: {condition!r} never holds, ends are {list(ends)}")
         elif other not in space.known:
             names = [*space.domains, *space.known]
@@ -128,6 +142,11 @@ def _check_when(name: str, space: Space, above: tuple[str, ...] = ()) -> None:
 
 def _check_stage_is_on(name: str, space: Space) -> None:
     parts = name.split(".")
+    if parts[0] == "ttc" and "ttc.enabled" not in space.domains and not space.base_values["ttc.enabled"]:
+        raise ConfigError(
+            f"space.{name}: has no effect, there is no search at test time: ttc.enabled is false in the base and not "
+            "in the space"
+        )
     if parts[0] != "stages" or len(parts) < 3:
         return
     epochs = f"stages.{parts[1]}.epochs"
@@ -163,21 +182,23 @@ def _sized(config: SearchConfig, given: Sequence[RunConfig], says_trials: bool) 
 
 
 def _check_milestones(stage: str, shares: tuple[float, ...], space: Space) -> None:
-    validations = space.base_values.get(f"stages.{stage}.validations")
+    # the search at test time is scored once, at its end
+    validations = 1 if stage == SEARCH else space.base_values.get(f"stages.{stage}.validations")
     if validations is None:
         stages = sorted({path.split(".")[1] for path in space.base_values if path.startswith("stages.")})
-        raise ConfigError(f"strategy.milestones.{stage}: no such stage in the base (there are: {', '.join(stages)})")
+        there = ", ".join([*stages, SEARCH])
+        raise ConfigError(f"strategy.milestones.{stage}: no such stage in the base (there are: {there})")
     for share in shares:
         if abs(share * validations - round(share * validations)) > 1e-9:
+            source = "it is scored once" if stage == SEARCH else f"stages.{stage}.validations of the base"
             raise ConfigError(
-                f"strategy.milestones.{stage}: must be multiples of 1/{validations} "
-                f"(stages.{stage}.validations of the base), got {share:g}"
+                f"strategy.milestones.{stage}: must be multiples of 1/{validations} ({source}), got {share:g}"
             )
 
 
 def _check_ends(name: str, domain: Domain, space: Space) -> None:
     for end in domain.ends:
-        context = _context(name, space)
+        context = space.context(name)
         try:
             space.config_of({**context, name: end})
         except ConfigError as error:
@@ -188,7 +209,7 @@ def _check_ends(name: str, domain: Domain, space: Space) -> None:
 def _goes_with_something(name: str, end: Value, space: Space) -> bool:
     """Whether some combination with `end` is valid: the base's other values need not be the right ones for it."""
     random = np.random.default_rng(0)
-    for _ in range(_ATTEMPTS):
+    for _ in range(RANDOM_DRAWS):
         params = space.draw(lambda other, domain: end if other == name else random_value(domain, random))
         try:
             space.config_of(params)
@@ -211,25 +232,9 @@ def random_value(domain: Domain, random: np.random.Generator) -> Value:
     return int(random.integers(int(low), int(high) + 1)) if domain.integers else float(random.uniform(low, high))
 
 
-def _context(name: str, space: Space) -> dict[str, Any]:
-    """Values under which `name` is active."""
-    values: dict[str, Any] = {}
-    for other, condition in space.domains[name].when.items():
-        if other in space.domains:
-            values |= _context(other, space)
-            fitting = _candidates(space.domains[other], condition)
-            values[other] = next(value for value in fitting if holds(condition, value))
-    return values
-
-
-def _candidates(domain: Domain, condition: Any) -> list[Value]:
-    """Values of a domain among which one meets the condition, if any does."""
-    operand = comparison_operand(condition)
-    return [*domain.ends, *([operand] if domain.contains(operand) else [])]
-
-
-def _without(config: SearchConfig, base: RunConfig, overrides: Mapping[str, Any]) -> SearchConfig:
-    """The search without the paths that were given a value, nor those that this value switches off for good."""
+def _without(config: SearchConfig, base: RunConfig, overrides: Mapping[str, Any], *, on_run: bool) -> SearchConfig:
+    """The search without the paths that were given a value, nor those that this value, or the run that is searched
+    on, switches off for good."""
     domains = {name: domain for name, domain in config.space.items() if not _is_below(name, tuple(overrides))}
     values = base.flat()
     while True:
@@ -237,7 +242,9 @@ def _without(config: SearchConfig, base: RunConfig, overrides: Mapping[str, Any]
             name
             for name, domain in domains.items()
             for other, condition in domain.when.items()
-            if other in config.space and other not in domains and not holds(condition, values.get(other))
+            if other not in domains
+            and (other in config.space or (on_run and other in values))
+            and not holds(condition, values.get(other))
         ]
         if not dead:
             break

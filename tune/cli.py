@@ -37,6 +37,9 @@ def search(
     store: Annotated[
         Path | None, typer.Option(help="Where finished stages live; studies may share it. [STUDY/store]")
     ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A finished run: the base, with its store; no stage is trained again.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the study in the folder.")] = False,
     preview: Annotated[bool, typer.Option("--preview", help="Show ten sampled configs and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
@@ -47,8 +50,12 @@ def search(
     Example: ups search demo --trials 20 --out runs/demo
     """
     from tune.checks import load_plan_from_space
+    from tune.finished import check_trains_nothing, config_of_finished
     from ups.config import parse_overrides
 
+    base_file = None
+    if run is not None:
+        base_file, store = config_of_finished(run), store or run / "store"
     changes = {
         "strategy.trials": trials,
         "budget.time": time_budget,
@@ -56,9 +63,11 @@ def search(
         "resources.store": None if store is None else str(store),
     }
     given = {path: value for path, value in changes.items() if value is not None}
-    plan = load_plan_from_space(space, parse_overrides(overrides or []), given)
+    plan = load_plan_from_space(space, parse_overrides(overrides or []), given, base_file)
+    if run is not None and store is not None:
+        check_trains_nothing(plan, run, store)
     if preview:
-        _preview(plan)
+        _preview(plan, trains=run is None)
         return
     from tune.search import run_search
 
@@ -142,11 +151,11 @@ def _view(title: str, quiet: bool) -> Any:
     return PanelView(title, screen) if screen.is_terminal else nullcontext(LineView(sys.stderr))
 
 
-def _preview(plan: Plan) -> None:
+def _preview(plan: Plan, *, trains: bool) -> None:
     from tune.listing import preview_table
     from tune.preview import preview
 
-    console().print(preview_table(plan, list(preview(plan))))
+    console().print(preview_table(plan, list(preview(plan, trains=trains)), trains=trains))
 
 
 def _print_summary(summary: Summary) -> None:

@@ -42,7 +42,7 @@ class Running:
     verdict: Verdict | None = None
     is_lost: bool = False
     stages: tuple[str, ...] = ()
-    """that its config trains, in their order"""
+    """that it goes through, in their order"""
 
     @property
     def reused(self) -> tuple[str, ...]:

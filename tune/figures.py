@@ -11,7 +11,7 @@ from tune.domain import Domain
 from tune.study import StudyFolder, TrialRecord, best_of
 from tune.trial import DIVERGED
 from ups.core.types import Status
-from ups.training.pipeline import StagesConfig
+from ups.training.pipeline import SEARCH, StagesConfig
 
 _SCORE = Axis("validation rollout_nrmse")
 _KINDS: tuple[tuple[str, str, Any, tuple[Status, ...]], ...] = (
@@ -62,7 +62,7 @@ def learning_curves(study: StudyFolder) -> str:
     best = best_of(study.trials)
     curves = {trial.number: _curve(trial) for trial in study.trials}
     trained = {stage for curve in curves.values() for stage, _, _ in curve}
-    stages = [name for name in StagesConfig.model_fields if name in trained]
+    stages = [name for name in (*StagesConfig.model_fields, SEARCH) if name in trained]
     if not stages:
         return ""
     heights = [score for curve in curves.values() for _, _, score in curve]

@@ -48,7 +48,7 @@ def trials_json(records: Sequence[TrialRecord]) -> str:
     return json.dumps(rows, indent=1) + "\n"
 
 
-def preview_table(plan: Plan, sampled: Sequence[Sampled]) -> Table:
+def preview_table(plan: Plan, sampled: Sequence[Sampled], *, trains: bool = True) -> Table:
     """The base and some sampled configs, with their size and cost, and what all trials would cost unpruned."""
     strategy = plan.config.strategy
     known = [each.seconds for each in sampled if each.seconds is not None]
@@ -63,9 +63,8 @@ def preview_table(plan: Plan, sampled: Sequence[Sampled]) -> Table:
             shown_seconds(each.seconds),
             f"INFEASIBLE: {each.reason}" if each.reason else shown_params(each.params),
         )
-    table.caption = (
-        f"{strategy.trials} trials would take about {shown_seconds(total)} on one worker if none were stopped early"
-    )
+    condition = "if none were stopped early" if trains else "and train nothing"
+    table.caption = f"{strategy.trials} trials would take about {shown_seconds(total)} on one worker {condition}"
     table.caption_justify = "left"
     return table
 

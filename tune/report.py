@@ -81,7 +81,7 @@ def _summary(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
         note = "of the sampled trials, in the first and in the second half"
         facts.append(("exploded", f"{shares[0]:.0%} → {shares[1]:.0%}", note))
     spent = sum(trial.seconds for trial in study.trials) * study.config.resources.cpus_per_worker
-    facts.append(("training time", _duration(spent), "core time, summed over trials"))
+    facts.append(("time spent", _duration(spent), "core time, summed over trials"))
     if promotion is not None:
         headline = "confirmed" if promotion["confirmed"] else "not confirmed"
         facts.append(("golden", headline, promotion["verdict"]))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from tune.domain import Domain, Value, holds, same
+from tune.domain import Domain, Value, comparison_operand, holds, same
 from ups.core.schema import Schema, known_paths
 
 Suggest = Callable[[str, Domain], Value]
@@ -167,6 +167,15 @@ class Space:
             for other, condition in self.domains[name].when.items()
         )
 
+    def context(self, name: str) -> dict[str, Any]:
+        """Values under which `name` is active."""
+        values: dict[str, Any] = {}
+        for other, condition in self.domains[name].when.items():
+            if other in self.domains:
+                values |= self.context(other)
+                values[other] = candidates(self.domains[other], condition)[0]
+        return values
+
     def draw(self, suggest: Suggest) -> dict[str, Any]:
         """A value from `suggest` for every active name."""
         values: dict[str, Any] = {}
@@ -233,3 +242,10 @@ class Space:
             ):
                 yield name, option
                 return
+
+
+def candidates(domain: Domain, condition: Any) -> list[Value]:
+    """Values of a domain that meet a condition, if any does: its ends, and what the condition compares with."""
+    operand = comparison_operand(condition)
+    values = [*domain.ends, *([operand] if domain.contains(operand) else [])]
+    return [value for value in values if holds(condition, value)]

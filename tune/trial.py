@@ -10,6 +10,7 @@ from typing import Any
 
 from ups.config import RunConfig
 from ups.core.types import RunResult, Status
+from ups.training.pipeline import SEARCH
 
 DIVERGED = (
     Status.EXPLODED,
@@ -27,8 +28,10 @@ def milestone_key(stage: str, share: float) -> str:
 
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
-    """The stages that a config trains, in their order; those with no epochs are off."""
-    return tuple(name for name, stage in config.stages if stage.epochs > 0)
+    """What a run of the config goes through, in its order: the stages that it trains, those with no epochs being off,
+    and the search at test time."""
+    trained = tuple(name for name, stage in config.stages if stage.epochs > 0)
+    return (*trained, SEARCH) if config.ttc.enabled else trained
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ups.evaluation import paired as module
-from ups.evaluation.paired import Paired, paired
+from ups.evaluation.paired import Paired, paired, paired_of_one_run
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -83,3 +83,21 @@ def test_few_seeds_must_agree_many_need_not(seeds, decided):
 def test_one_seed_or_trajectory_is_refused(shape):
     with pytest.raises(AssertionError, match="says nothing about the spread"):
         paired(np.ones(shape), np.ones(shape))
+
+
+def test_one_run_has_an_interval_over_its_trajectories_alone():
+    second = errors(seeds=1)[0]
+    found = paired_of_one_run(0.8 * second, second)
+    assert found.ratio == pytest.approx(0.8)
+    assert found.low < found.difference < found.high < 0
+    assert found.decided
+    assert found.per_seed == pytest.approx((found.difference,))
+    # equal seeds add no spread: the interval over both is that over trajectories, up to resampling
+    twice = paired(np.stack([0.8 * second] * 2), np.stack([second] * 2))
+    assert (found.low, found.high) == pytest.approx((twice.low, twice.high), rel=0.1)
+    assert not paired_of_one_run(second, second[::-1]).decided
+
+
+def test_one_trajectory_of_one_run_is_refused():
+    with pytest.raises(AssertionError, match="one trajectory says nothing about the spread"):
+        paired_of_one_run(np.ones(1), np.ones(1))

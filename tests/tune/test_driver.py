@@ -9,7 +9,7 @@ import pytest
 from tune import driver as module
 from tune.driver import Driver, NoView
 from tune.study import OpenStudy
-from tune.trial import Outcome
+from tune.trial import Outcome, stages_of
 from ups.core.errors import ConfigError
 from ups.core.types import Status
 
@@ -203,3 +203,26 @@ def test_the_score_of_a_trial_stopped_in_a_later_stage_is_its_last_and_what_it_r
     number = driver.next().number
     assert driver.progress(number, at("diff_residual", 0.5, 0.9))
     assert driver.end(number, driver.pruned(number)).reused_stages == ("operator",)
+
+
+def test_a_search_at_test_time_is_what_a_trial_goes_through_last(make_driver):
+    switch = {"ttc.enabled": {"choice": [True]}, "stages.diff_residual.epochs": {"choice": [2, 3]}}
+    driver = make_driver(space=switch, trials=20, milestones={"operator": [0.5, 1.0]})
+    assert stages_of(driver._space.base) == ("operator",)
+    driver.end(driver.next().number, Outcome(Status.COMPLETE, 0.1))
+    for score in (0.1, 0.2, 0.3):
+        number = driver.next().number
+        assert driver.running[number].stages == ("operator", "diff_residual", "inference")
+        driver.progress(number, at("operator", 1.0, score))
+    # everything above it was found, and its own score is no milestone that others are compared at
+    number = driver.next().number
+    assert not driver.progress(number, at("inference", 1.0, 0.9))
+    assert driver.running[number].reused == ("operator", "diff_residual")
+    assert driver.running[number].milestones == {"inference:1": 0.9}
+
+
+def test_a_trial_that_is_searched_at_test_time_is_stopped_before_it(make_driver):
+    driver = make_driver(space={"ttc.enabled": {"choice": [True]}}, trials=20, milestones={"operator": [1.0]})
+    driver.next()
+    stops = [driver.progress(driver.next().number, at("operator", 1.0, score)) for score in (0.1, 0.2, 0.3, 0.4)]
+    assert stops[-1]

@@ -40,3 +40,13 @@ def test_a_preview_is_the_base_and_sampled_configs_with_their_sizes(config):
         infeasible = each.params["latent.tokens"] == 64
         assert ("latent.tokens" in each.reason) == infeasible
         assert (each.parameters is None) == (each.seconds is None) == infeasible
+
+
+def test_on_a_finished_run_only_the_search_at_test_time_takes_time(config):
+    task = load_task(config.task)
+    assert estimate_seconds(config, task, trains=False) == 0.0
+    for source in ("none", "student"):
+        searched = config.override({"ttc.enabled": True, "ttc.candidates": 2, "ttc.source": source})
+        assert estimate_seconds(searched, task, trains=False) > 0.0
+    plain = config.override({"ttc.enabled": True, "ttc.candidates": 1})
+    assert estimate_seconds(plain, task, trains=False) > 0.0

@@ -76,6 +76,7 @@ def test_a_bad_space_is_refused_in_one_line(base, space, line):
         ({"milestones": {"operator": [0.3, 1]}}, "must be multiples of 1/4 (stages.operator.validations of the base)"),
         ({"milestones": {"operatr": [0.5, 1]}}, "strategy.milestones.operatr: no such stage in the base"),
         ({"milestones": {"operator": [0.5, 0.25]}}, "shares of operator must increase"),
+        ({"milestones": {"inference": [0.5, 1]}}, "milestones.inference: must be multiples of 1/1 (it is scored once)"),
         ({"milestones": {"operator": [0.5, 1.5]}}, "shares of operator must lie in (0, 1]"),
         ({"sampler": "gp"}, "strategy.sampler: input should be 'tpe', 'random' or 'grid', got 'gp'"),
         ({"trails": 3}, "strategy.trails: unknown key; did you mean 'strategy.trials'?"),
@@ -260,3 +261,11 @@ def test_a_knob_of_a_stage_that_is_off_is_refused(base):
     check_space(parse(knob | {"stages.diff_residual.epochs": {"int": [0, 2]}}), base)
     with pytest.raises(ConfigError, match=r"strategy.milestones.diff_residual: must be multiples of 1/8"):
         check_space(parse({LR: {"float": [0.1, 1]}}, strategy={"milestones": {"diff_residual": [0.3]}}), base)
+
+
+def test_a_knob_of_a_search_at_test_time_that_no_trial_has_is_refused(base):
+    knob = {"ttc.candidates": {"int": [2, 8]}}
+    with pytest.raises(ConfigError, match=r"space.ttc.candidates: has no effect, there is no search at test time"):
+        check_space(parse(knob), base)
+    check_space(parse(knob), base.override({"ttc.enabled": True}))
+    check_space(parse(knob | {"ttc.enabled": {"choice": [True]}}), base)

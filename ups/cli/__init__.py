@@ -19,7 +19,6 @@ from ups.core.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from ups.data.task import Task, TaskConfig
     from ups.inference.search_config import SearchConfig
-    from ups.inference.surrogate import Surrogate
 
 app = typer.Typer(
     name="ups",
@@ -100,13 +99,14 @@ def evaluate(
     from ups.evaluation.searched import with_search
     from ups.evaluation.stages import with_stages
     from ups.inference.build import load_surrogate
+    from ups.inference.reward_fit import fit_search
     from ups.run import RESULT
 
     settings = None if ttc is None else _search_config(ttc)
     surrogate, task = load_surrogate(run), None
     if settings is not None:
         task = _task_of(run)
-        surrogate = _with_fitted_search(surrogate, settings, task)
+        surrogate = surrogate.with_search(fit_search(surrogate, settings, task.train))
     if data is not None:
         trained_on = _task_config(_facts_of(run)).files
         report, title = evaluate_file(surrogate, data, trained_on), f"{run} on {data}"
@@ -172,13 +172,6 @@ def _search_config(source: str) -> SearchConfig:
         return load_search_config(source)
     except ConfigError as error:
         raise UserError(f"--ttc: {error}") from None
-
-
-def _with_fitted_search(surrogate: Surrogate, config: SearchConfig, task: Task) -> Surrogate:
-    """Raises UserError for a run that cannot be searched so."""
-    from ups.inference.reward_fit import fit_search
-
-    return surrogate.with_search(fit_search(surrogate, config, task.train))
 
 
 def _task_of(run: Path, cells: int | None = None) -> Task:

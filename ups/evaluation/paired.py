@@ -26,8 +26,8 @@ class Paired:
     """of the mean errors over seeds and trajectories, in the unit of the error"""
     low: float
     high: float
-    """resampling interval of the difference, `CONFIDENCE` wide: two-way over seeds and trajectories, of one run over its
-    trajectories alone"""
+    """resampling interval of the difference, `CONFIDENCE` wide: two-way over seeds and trajectories, of one run
+    over its trajectories alone"""
     per_seed: tuple[float, ...]
     """difference of each seed's mean errors"""
     trajectories: int

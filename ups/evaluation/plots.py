@@ -216,6 +216,41 @@ def error_over_time(
     return figure
 
 
+def error_against_budget(
+    candidates: Sequence[int],
+    errors: Sequence[float],
+    levels: Mapping[str, float],
+    *,
+    title: str,
+    label: str = "rollout nRMSE",
+) -> Figure:
+    """Error of a search with so many candidates a step, both axes logarithmic; levels are dashed and grey.
+
+    A value that is not finite breaks the line, and a level that is not finite is left out.
+    """
+    figure = Figure(figsize=(8.2, 4.2), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    ends = _line(axes, candidates, errors, "with the search", LINES[0], "-", 2.2)
+    axes.plot(candidates, errors, "o", color=LINES[0], markersize=5, clip_on=False)
+    for number, (name, value) in enumerate(levels.items()):
+        if np.isfinite(value) and value > 0:
+            ends += _line(axes, candidates, [value] * len(candidates), name, GREY, ("--", ":", "-.")[number % 3], 1.2)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(list(candidates), [str(count) for count in candidates])
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+    axes.set_xlabel("candidates judged a step for each hypothesis", color=GREY)
+    axes.set_ylabel(label, color=GREY)
+    axes.set_title(title, fontsize=10.5, color=INK, loc="left", fontweight="bold")
+    axes.grid(axis="y", which="both", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlim(min(candidates), max(candidates))
+    _plain(axes)
+    _name_ends(axes, ends)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG at 150 dots per inch."""
     stream = io.BytesIO()

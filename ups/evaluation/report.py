@@ -18,12 +18,14 @@ from ups.core.physics import EQUATIONS
 from ups.core.runtime import write_atomic
 from ups.evaluation import plots
 from ups.evaluation.evaluate import Report
+from ups.evaluation.search_table import search_group, search_html
 from ups.evaluation.stages import number, stages_table
 
 FILE_NAME = "report.json"
 
 _ROWS = {
     "this run": "rollout",
+    "this run without its search": "plain_rollout",
     "pure latent rollout": "latent_rollout",
     "re-encoded rollout": "reencode_rollout",
     "coarse solver": "coarse_solver_rollout",
@@ -48,6 +50,7 @@ _MORE = {
 }
 _COMPARED = {
     "rollout": "rollout_nrmse",
+    "without search": "plain_rollout_nrmse",
     "median": "rollout_nrmse_median",
     "one step": "one_step_nrmse",
     "latent": "latent_rollout_nrmse",
@@ -135,6 +138,8 @@ def report_table(report: Report, title: str) -> Group:
         further.add_row(Text(name), number(value))
     head = [Text(title, style="bold"), Text(protocol_line(report))]
     parts: list[Table | Text | Group] = [*head, rollouts, further]
+    if report.ttc:
+        parts.append(search_group(report))
     if report.stages:
         parts.append(stages_table(report.stages))
     parts += [Text(f"note: {note}") for note in report.notes]
@@ -222,8 +227,14 @@ def compare_html(reports: Mapping[str, Report]) -> str:
     )
     warnings = "".join(f"<p class=warning>{html.escape(line)}</p>" for line in _warnings(reports))
     image = base64.b64encode(compare_png(reports)).decode()
+    searches = "\n".join(search_html(report, run) for run, report in reports.items() if report.ttc)
     return _PAGE.format(
-        protocol=html.escape(protocol_line(first)), head=head, body=body, warnings=warnings, image=image
+        protocol=html.escape(protocol_line(first)),
+        head=head,
+        body=body,
+        warnings=warnings,
+        image=image,
+        searches=searches,
     )
 
 
@@ -252,9 +263,10 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 64rem;
   margin: 2rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #e4e7eb }}
-th:first-child, td:first-child {{ text-align: left; overflow-wrap: anywhere }}
+th:first-child, td:first-child {{ overflow-wrap: anywhere; min-width: 10rem }}
+th:first-child, td:first-child, .text {{ text-align: left }}
 th {{ font-weight: 600 }} .reference {{ color: #616e7c }} .warning {{ color: #8d4b00 }}
-.wide {{ overflow-x: auto }} img {{ max-width: 100%; height: auto }}
+.wide {{ overflow-x: auto; margin-bottom: 1rem }} img {{ max-width: 100%; height: auto }}
 </style></head><body>
 <h1>Runs side by side</h1>
 <p>nRMSE, physical units: {protocol}</p>
@@ -263,5 +275,6 @@ th {{ font-weight: 600 }} .reference {{ color: #616e7c }} .warning {{ color: #8d
 </tbody></table></div>
 {warnings}
 <p><img alt="nRMSE of each predicted frame" src="data:image/png;base64,{image}"></p>
+{searches}
 </body></html>
 """

@@ -92,6 +92,10 @@ class SearchReport:
     terms: tuple[TermReport, ...]
     curve: tuple[BudgetPoint, ...]
     """error against budget, ascending; the first point is the plain rollout"""
+    solver_nrmse: float | None
+    """of all trajectories, rolled out by the solver in the term `residual` alone; None where that is not used"""
+    solver_seconds: float | None
+    """its wall time of one trajectory"""
 
     @property
     def ratio(self) -> float | None:
@@ -101,11 +105,6 @@ class SearchReport:
     def slowdown(self) -> float:
         """Wall time with the search over that without."""
         return self.cost.seconds / max(self.plain_cost.seconds, 1e-12)
-
-    @property
-    def solves(self) -> bool:
-        """Whether the reward holds a solver of the equation."""
-        return any(term.used and term.name == "residual" for term in self.terms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not finite becomes null."""
@@ -123,11 +122,12 @@ class SearchReport:
             "one_step_oracle",
             "one_step_reward",
         )
-        gain = known["gain"]
+        gain, solver = known["gain"], known["solver_seconds"]
         return cls(
             **{
                 **known,
                 **{name: _infinite(known[name]) for name in errors},
+                "solver_nrmse": None if solver is None else _infinite(known["solver_nrmse"]),
                 "oracle_nrmse": {name: _infinite(value) for name, value in known["oracle_nrmse"].items()},
                 "gain": None if gain is None else Paired(**{**gain, "per_seed": tuple(gain["per_seed"])}),
                 "cost": Cost(**known["cost"]),
@@ -152,14 +152,13 @@ class SearchReport:
             lines.append("search: one candidate is the plain rollout; there is nothing to choose from")
             return lines
         lines.append(f"search: {self._oracle_in_words()}")
-        if self.solves:
-            held = ""
-            if coarse_solver_nrmse is not None:
-                seconds = "" if coarse_solver_seconds is None else f" in {coarse_solver_seconds:.2g} s a trajectory"
-                held = f"; hold it against the coarse solver, which has {coarse_solver_nrmse:.3g}{seconds}"
+        if self.solver_nrmse is not None and self.solver_seconds is not None:
+            coarse = ""
+            if coarse_solver_nrmse is not None and coarse_solver_seconds is not None:
+                coarse = f", the coarse solver {_short(coarse_solver_nrmse)} in {coarse_solver_seconds:.2g} s"
             lines.append(
-                f"search: the reward's term `residual` integrates the equation on the task's grid, so that the reward "
-                f"holds a solver{held}"
+                "search: the reward's term `residual` integrates the equation on the task's grid: it holds a solver, "
+                f"which alone has {_short(self.solver_nrmse)} in {self.solver_seconds:.2g} s a trajectory{coarse}"
             )
         return lines
 
@@ -173,6 +172,9 @@ class SearchReport:
             f" ({ratio}difference {gain.difference:.2g}, {CONFIDENCE:.0%} interval {gain.low:.2g} to {gain.high:.2g} "
             f"over {gain.trajectories} trajectories of this run)"
         )
+        if gain.typical_ratio is not None and gain.typical_low is not None and gain.typical_high is not None:
+            # a single trajectory that runs away can make up the whole mean
+            told += f"; of a typical trajectory {gain.typical_ratio:.3f} ({gain.typical_low:.3f} to {gain.typical_high:.3f})"
         if not gain.decided:
             return f"{told}; undecided, {gain.reason}"
         return f"{told}; it {'helps' if gain.difference < 0 else 'harms'}, {gain.reason}"

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ups.core.integrators import INTEGRATORS
 from ups.core.measures import nrmse, spearman
 from ups.data.task import Trajectories
 from ups.evaluation.evaluate import Report, batches
@@ -62,6 +63,7 @@ def evaluate_search(
     found = _rolled_out(surrogate, trajectories, config, reward)
     rows = np.unique(np.linspace(0, len(trajectories) - 1, min(examined, len(trajectories))).round().astype(int))
     part = _select(trajectories, rows)
+    solver = _solver(surrogate, reward, trajectories)
     oracles: dict[str, float] = {}
     ranks, one_step = _Ranks(reward), _OneStep(reward)
     if config.candidates > 1:
@@ -86,6 +88,8 @@ def evaluate_search(
         correlation=ranks.merit,
         terms=ranks.terms(),
         curve=tuple(_curve(surrogate, search, part, plain.select(rows), found.select(rows))),
+        solver_nrmse=None if solver is None else float(solver.nrmse_S.mean()),
+        solver_seconds=None if solver is None else solver.seconds,
     )
 
 
@@ -121,11 +125,34 @@ def _rolled_out(
         begin = time.perf_counter()
         prediction_BTXC = searched.rollout(fields_BTXC[:, 0], parameters_BP, steps).cpu()
         seconds += time.perf_counter() - begin
-        error_BTC = nrmse(prediction_BTXC.double(), fields_BTXC[:, 1:].cpu().double())
-        errors.append(error_BTC.nan_to_num(torch.inf, posinf=torch.inf).mean(dim=(1, 2)))
+        errors.append(_nrmse_of(prediction_BTXC, fields_BTXC))
         if search is not None:
             effort = _sum(effort, search.effort)
     return _RolledOut(torch.cat(errors).numpy(), seconds / len(trajectories), effort)
+
+
+def _solver(surrogate: Surrogate, reward: Reward, trajectories: Trajectories) -> _RolledOut | None:
+    """What the solver in the term `residual` does on its own; None where the reward does not use it."""
+    if not (isinstance(reward, FittedReward) and any(term.name == "residual" for term in reward.used)):
+        return None
+    spec, integrate = surrogate.spec, INTEGRATORS[surrogate.spec.equation]
+    errors, seconds = [], 0.0
+    for fields_BTXC, parameters_BP, _ in _entered(surrogate, trajectories):
+        begin = time.perf_counter()
+        state_BX, frames = fields_BTXC[:, 0, :, 0], []
+        for _ in range(fields_BTXC.shape[1] - 1):
+            state_BX = integrate(state_BX, parameters_BP[:, 0], spec.dt, spec.length)
+            frames.append(state_BX)
+        prediction_BTXC = torch.stack(frames, dim=1)[..., None].cpu()
+        seconds += time.perf_counter() - begin
+        errors.append(_nrmse_of(prediction_BTXC, fields_BTXC))
+    return _RolledOut(torch.cat(errors).numpy(), seconds / len(trajectories), Effort())
+
+
+def _nrmse_of(prediction_BTXC: Tensor, fields_BTXC: Tensor) -> Tensor:
+    """Mean over frames and channels of every trajectory; inf where a prediction is not finite."""
+    error_BTC = nrmse(prediction_BTXC.double(), fields_BTXC[:, 1:].cpu().double())
+    return error_BTC.nan_to_num(torch.inf, posinf=torch.inf).mean(dim=(1, 2))
 
 
 def _sum(one: Effort, two: Effort) -> Effort:

@@ -66,7 +66,7 @@ def term_values(name: TermName, tolerance: float, move: Move) -> Tensor:
 
 
 def _tolerances(surrogate: Surrogate, training: Trajectories, names: list[TermName]) -> dict[TermName, float]:
-    """The `TRUE_SHARE` quantile of what true steps violate each term by."""
+    """The `TRUE_SHARE` quantile of what true steps violate each term by; no bound is made narrower than its law."""
     violations: dict[TermName, list[NDArray[np.float32]]] = {name: [] for name in names}
     fields_STXC, parameters_SP = _first(training, _TRAJECTORIES, surrogate.reference_F.device)
     for fields_TXC, parameters_P in zip(fields_STXC, parameters_SP, strict=True):
@@ -82,7 +82,8 @@ def _tolerances(surrogate: Surrogate, training: Trajectories, names: list[TermNa
         )
         for name in names:
             violations[name].append(TERMS[name].measure(move)[0][:, 0].cpu().numpy())
-    return {name: float(np.quantile(np.concatenate(each), TRUE_SHARE)) for name, each in violations.items()}
+    quantiles = {name: float(np.quantile(np.concatenate(each), TRUE_SHARE)) for name, each in violations.items()}
+    return {name: max(0.0, quantile) for name, quantile in quantiles.items()}
 
 
 class _Indifferent:
@@ -122,10 +123,15 @@ def _pools(
 def _fit(name: TermName, weight: float, tolerance: float, pools: list[tuple[Move, NDArray[np.float64]]]) -> FittedTerm:
     values_HK = np.concatenate([term_values(name, tolerance, move).double().cpu().numpy() for move, _ in pools])
     errors_HK = np.concatenate([errors for _, errors in pools])
+    # a rollout that left the finite range says nothing of the others
+    known_H = np.isfinite(values_HK).all(axis=1) & np.isfinite(errors_HK).all(axis=1)
+    if not known_H.any():
+        return FittedTerm(name, weight, tolerance, 0.0, 0.0, False, "no candidate is finite")
+    values_HK, errors_HK = values_HK[known_H], errors_HK[known_H]
     spread = float(np.sqrt(values_HK.var(axis=1).mean()))
     correlation = float(spearman(values_HK.T, errors_HK.T).mean())
     # rounding makes what is conserved exactly differ in the last digits
-    silent = spread <= 1e-6 * max(abs(tolerance), 1e-3)
+    silent = spread <= 1e-6 * max(abs(tolerance), 1.0)
     reason = "does not differ between candidates" if silent else ""
     return FittedTerm(name, weight, tolerance, spread, correlation, not silent, reason)
 

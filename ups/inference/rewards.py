@@ -7,7 +7,7 @@ Fields are physical, in the co-moving frame, at the task's resolution. No term s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -38,6 +38,8 @@ class Move:
     """which sample of the batch a hypothesis belongs to"""
     number: int
     """of the step, from 1"""
+    known_H: dict[str, Tensor] = field(default_factory=dict, compare=False)
+    """what terms have found out about the fields before: all candidates of a step share it"""
 
     @property
     def equation(self) -> Equation:
@@ -51,6 +53,7 @@ class Move:
             after_HKXC=self.after_HKXC[rows],
             parameters_HP=self.parameters_HP[rows],
             sample_H=self.sample_H[rows],
+            known_H={name: value[rows] for name, value in self.known_H.items()},
         )
 
 
@@ -127,8 +130,8 @@ def _maximum_principle(move: Move) -> Measured:
 def _total_variation(move: Move) -> Measured:
     before, after = _cells(move)
 
-    def variation(field: Tensor) -> Tensor:
-        return (field - field.roll(1, -2)).abs().sum((-1, -2))
+    def variation(values: Tensor) -> Tensor:
+        return (values - values.roll(1, -2)).abs().sum((-1, -2))
 
     had = variation(before)
     return (variation(after) - had) / (had + _TINY), None
@@ -140,8 +143,11 @@ def _residual(move: Move) -> Measured:
     In units of the difference of neighbouring cells, in which the discretisation error of a shock does not grow with
     its height: the distance is about the cells by which a shock is displaced.
     """
-    spec = move.spec
-    solved = INTEGRATORS[spec.equation](move.before_HXC[..., 0], move.parameters_HP[:, 0], spec.dt, spec.length)
+    spec, known = move.spec, move.known_H
+    if "solved" not in known:
+        integrate = INTEGRATORS[spec.equation]
+        known["solved"] = integrate(move.before_HXC[..., 0], move.parameters_HP[:, 0], spec.dt, spec.length)
+    solved = known["solved"]
     steepness = (solved - solved.roll(1, -1)).square().mean(-1).sqrt()
     wrong = (move.after_HKXC[..., 0] - solved[:, None]) / (steepness[:, None, None] + _TINY)
     return wrong.square().mean(-1).sqrt(), wrong.square()

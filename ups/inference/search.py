@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ups.inference.candidates import Candidates, Draws, shared_out
 from ups.inference.rewards import Judgement, Move, Reward
@@ -145,7 +146,7 @@ class _Rollout:
         before_HXC = beam.field_BWXC.flatten(0, 1)
         parameters_HP = self.parameters_BP.repeat_interleave(width, 0)
         stretch = self._entered(before_HXC, parameters_HP, beam.stretch, number)
-        made, stretch = self._candidates(before_HXC, parameters_HP, stretch, number, width)
+        made, stretch = self._candidates(before_HXC, parameters_HP, stretch, number, beam.merit_BW)
         per_hypothesis = made.count
         evaluated_B = made.judged_HK.view(batch, -1).sum(1)
 
@@ -155,11 +156,19 @@ class _Rollout:
         self.effort.evaluations += int(evaluated_B.sum())
         self.effort.most = max(self.effort.most, int(evaluated_B.max()))
 
+        # what was not looked ahead from is out; it may fill a place, and is never chosen
+        total_BK = total_BK.masked_fill(value_BK.isneginf(), -torch.inf)
+        # the next beam is as wide as if no sample had stopped: its width shares out the budget of every sample
+        missing = width * (self._share(width) - per_hypothesis)
+        value_BK, total_BK = (F.pad(each, (0, missing), value=-torch.inf) for each in (value_BK, total_BK))
         # equal values: the lower number first, so that the plain proposal wins a tie
         keep_BW = value_BK.argsort(dim=1, descending=True, stable=True)[:, : self.config.beam_width]
-        # what was not looked ahead from is out; it may fill a place, and is never chosen
-        kept_BW = total_BK.masked_fill(value_BK.isneginf(), -torch.inf).gather(1, keep_BW)
-        return self._survivors(made, stretch, kept_BW, keep_BW, number)
+        kept_BW = total_BK.gather(1, keep_BW)
+        return self._survivors(made, stretch, kept_BW, keep_BW.clamp_max(width * per_hypothesis - 1), number)
+
+    def _share(self, width: int) -> int:
+        """Candidates of each of so many hypotheses."""
+        return min(self.config.candidates, self.config.max_evaluations // width)
 
     def _survivors(
         self, made: Candidates, stretch: Stretch, merit_BW: Tensor, keep_BW: Tensor, number: int
@@ -205,11 +214,11 @@ class _Rollout:
     # candidates
 
     def _candidates(
-        self, before_HXC: Tensor, parameters_HP: Tensor, stretch: Stretch, number: int, width: int
+        self, before_HXC: Tensor, parameters_HP: Tensor, stretch: Stretch, number: int, merit_BW: Tensor
     ) -> tuple[Candidates, Stretch]:
         """All candidates of a step, judged; and the stretch with what was decoded for them."""
         assert stretch.latent is not None
-        config, rows = self.config, len(before_HXC)
+        config, rows, width = self.config, len(before_HXC), merit_BW.shape[1]
         base_HND = self.model.advance(stretch.latent, stretch.features)
         proposal_HND = self.surrogate.correct(stretch.latent, base_HND, stretch.features, (*self.noise, number - 1))
         self.effort.operator += rows
@@ -221,10 +230,9 @@ class _Rollout:
         made: Candidates | None = None
         going_H = torch.ones(rows, dtype=torch.bool, device=before_HXC.device)
         drawn = 0
-        per_hypothesis = min(config.candidates, config.max_evaluations // width)
-        for index, size in enumerate(shared_out(per_hypothesis, config.rounds)):
+        for index, size in enumerate(shared_out(self._share(width), config.rounds)):
             if made is not None and config.early_stop is not None:
-                going_H = going_H & ~self._leads(made, width)
+                going_H = going_H & ~self._leads(made, merit_BW)
             if not bool(going_H.any()):
                 break
             active = None if bool(going_H.all()) else going_H.nonzero()[:, 0]
@@ -289,11 +297,12 @@ class _Rollout:
         )
         return stretch, wide.physical(canonical_HKXC.flatten(0, 1)).unflatten(0, (-1, count))
 
-    def _leads(self, made: Candidates, width: int) -> Tensor:
+    def _leads(self, made: Candidates, merit_BW: Tensor) -> Tensor:
         """Of each hypothesis: whether its sample's best candidate leads by the margin."""
         assert self.config.early_stop is not None
-        merit_BK = made.merit_HK.view(len(made.merit_HK) // width, -1)
-        return _lead(merit_BK, self.config.early_stop).repeat_interleave(width)
+        batch, width = merit_BW.shape
+        total_BK = (merit_BW.flatten()[:, None] + made.merit_HK).view(batch, -1)
+        return _lead(total_BK, self.config.early_stop).repeat_interleave(width)
 
     # look-ahead
 
@@ -322,6 +331,8 @@ class _Rollout:
         order_BL = total_BK.argsort(dim=1, descending=True, stable=True)[:, :count]
         place_L = torch.arange(count, device=total_BK.device)
         chosen_BL = (place_L < affordable_B[:, None]) & total_BK.gather(1, order_BL).isfinite()
+        if not bool(chosen_BL.any()):
+            return total_BK, evaluated_B
         sample_A, place_A = chosen_BL.nonzero(as_tuple=True)
         pick_A = order_BL[sample_A, place_A]
         per_hypothesis = made.count
@@ -341,13 +352,16 @@ class _Rollout:
             sum_A = sum_A + self.reward.judge(move).merit_HK[:, 0]
         looked_B = chosen_BL.any(1)
         value_BK = total_BK.masked_fill(looked_B[:, None], -torch.inf)
-        value_BK[sample_A, pick_A] = sum_A
-        return value_BK, evaluated_B + chosen_BL.sum(1) * ahead
+        value_BK[sample_A, pick_A] = sum_A.masked_fill(~sum_A.isfinite(), -torch.inf)
+        # where all of them lead out of the finite range, their own step decides
+        lost_B = ~value_BK.isfinite().any(1)
+        return torch.where(lost_B[:, None], total_BK, value_BK), evaluated_B + chosen_BL.sum(1) * ahead
 
 
 def _lead(merit_BK: Tensor, margin: float) -> Tensor:
-    """Whether the best of each sample leads the next by `margin` deviations of the finite merits."""
-    if merit_BK.shape[1] < 2:
+    """Whether the best of each sample leads the next by `margin` deviations of its finite merits, three at least: two
+    always lie two deviations apart."""
+    if merit_BK.shape[1] < 3:
         return torch.zeros(len(merit_BK), dtype=torch.bool, device=merit_BK.device)
     best_B2 = merit_BK.topk(2, dim=1).values
     known = merit_BK.isfinite()
@@ -355,7 +369,7 @@ def _lead(merit_BK: Tensor, margin: float) -> Tensor:
     filled = merit_BK.masked_fill(~known, 0)
     mean_B1 = filled.sum(1, keepdim=True) / count_B[:, None]
     spread_B = ((filled - mean_B1).square().masked_fill(~known, 0).sum(1) / count_B).sqrt()
-    return best_B2[:, 0] - best_B2[:, 1] >= margin * spread_B.clamp_min(1e-12)
+    return (count_B >= 3) & (best_B2[:, 0] - best_B2[:, 1] >= margin * spread_B.clamp_min(1e-12))
 
 
 def _backtrack(frames: list[Tensor], parents: list[Tensor], best_B: Tensor) -> list[Tensor]:

@@ -141,6 +141,12 @@ class Pipeline:
             self._add_search()
         return Status.COMPLETE, ""
 
+    def keys(self) -> dict[str, str]:
+        """What each stage is called in the store; nothing is trained."""
+        for name in ("operator", *self.stages.later()):
+            self._keys[name] = self._key(name)
+        return dict(self._keys)
+
     @property
     def score(self) -> float | None:
         """Validation rollout_nrmse of the deployed predictor."""
