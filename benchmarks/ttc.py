@@ -105,9 +105,13 @@ def _measure(args: argparse.Namespace, work: Path) -> Data:
         return search_job(trained, kind, work, machine, data[trained.case.name], more)
 
     settings = ttc_jobs.grid()
+    oracle = {
+        **{"counts": args.counts, "oracle_trajectories": args.oracle_trajectories},
+        **{"draws": ttc_jobs.DRAWS, "predictors": ttc_jobs.PREDICTORS},
+    }
     first = {
         (each.case.name, each.seed): (
-            job(each, "oracle", counts=args.counts, draws=ttc_jobs.DRAWS, predictors=ttc_jobs.PREDICTORS),
+            job(each, "oracle", **oracle),
             job(each, "select", settings=settings),
         )
         for each in models
@@ -157,6 +161,7 @@ def _measure(args: argparse.Namespace, work: Path) -> Data:
         **{"cells": 256, "frames": 41, "dt": 0.05, **training.split_of(args.quick), "seeds": args.seeds},
         **{"seconds": dict(zip(ttc_models.STAGES, _seconds(args), strict=True)), "wide_seconds": args.wide_seconds},
         **{"wide_hidden_dim": args.wide_hidden_dim, "members": args.members, "counts": args.counts},
+        "oracle_trajectories": args.oracle_trajectories,
     }
     return ttc_report.collect(protocol, cases, speed, machine)
 
@@ -211,6 +216,7 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--wide-hidden-dim", type=int, help="its channels [96]")
     made.add_argument("--members", type=int, help="of an ensemble [8]")
     made.add_argument("--counts", type=int, nargs="+", help="candidates of the curves [2 4 8 16 32]")
+    made.add_argument("--oracle-trajectories", type=int, help="test trajectories that the oracle is shown [32]")
     made.add_argument("--repeats", type=int, help="of what is timed alone [7]")
     made.add_argument("--speed-steps", type=int, help="frames of a rollout that is timed alone [8]")
     return settle(
@@ -222,6 +228,7 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         wide_hidden_dim=(48, 96),
         members=(3, 8),
         counts=([2, 4, 8], [2, 4, 8, 16, 32]),
+        oracle_trajectories=(2, 32),
         repeats=(1, 7),
         speed_steps=(2, 8),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -257,17 +257,19 @@ def _oracle_job(request: Data, folder: Path, task: Task, surrogate: Surrogate) -
         for name, how in request["predictors"].items()
     }
     counts: list[int] = request["counts"]
+    some = _first(task.test, request["oracle_trajectories"])
+    base = _mean(scored(some, of(bare)))
     return {
         "correction": surrogate.correction,
         "plain": plain,
         "one_step": {
-            name: _best_of(drawn(surrogate, _config(draws, max(counts)), task.test), counts)
+            name: _best_of(drawn(surrogate, _config(draws, max(counts)), some), counts)
             for name, draws in request["draws"].items()
         },
         "rollout": {
             name: {
-                f"{choice} {count}": _mean(
-                    scored(task.test, by_truth(surrogate, _config(draws | {"choice": choice}, count)))
+                f"{choice} {count}": _ratio(
+                    _mean(scored(some, by_truth(surrogate, _config(draws | {"choice": choice}, count)))), base
                 )
                 for choice, count in _oracle_settings(name, counts)
             }
@@ -280,7 +282,8 @@ def _oracle_settings(draws: str, counts: Sequence[int]) -> Iterator[tuple[str, i
     middle = min(counts, key=lambda count: abs(count - CANDIDATES))
     for count in counts if draws in WHOLE_CURVE else [middle]:
         yield "sample", count
-    yield "token", middle
+    if draws in WHOLE_CURVE or draws.startswith("noise"):
+        yield "token", middle
 
 
 def _best_of(pools: Iterator[tuple[Move, NDArray[np.float64]]], counts: Sequence[int]) -> Data:
@@ -292,9 +295,22 @@ def _best_of(pools: Iterator[tuple[Move, NDArray[np.float64]]], counts: Sequence
 def _select_job(request: Data, folder: Path, task: Task, surrogate: Surrogate) -> Data:
     """The validation error of every setting of the grid."""
     plain = _mean(scored(task.validation, of(surrogate.with_search(None))))
-    settings = {}
+    settings: Data = {}
+    # a reward is fitted to what is drawn; neither how it is chosen nor in how many rounds enters it
+    searches: dict[tuple[object, ...], Search | NoReward] = {}
     for name, setting in request["settings"].items():
-        settings[name] = _told(surrogate, task, task.validation, SearchConfig().override(setting))
+        config = SearchConfig().override(setting)
+        draws = (config.source, config.source_scale, config.noise_std)
+        if draws not in searches:
+            try:
+                searches[draws] = fit_search(surrogate, config, task.train)
+            except NoReward as error:
+                searches[draws] = error
+        fitted = searches[draws]
+        if isinstance(fitted, NoReward):
+            settings[name] = {"error": None, "reason": str(fitted)}
+        else:
+            settings[name] = _short(searched(surrogate, Search(config, fitted.reward), task.validation))
     return {"plain": plain, "settings": settings}
 
 
@@ -423,6 +439,15 @@ def _terms(search: Search, surrogate: Surrogate, trajectories: Trajectories) -> 
     merit = correlation([-search.reward.judge(move).merit_HK for move, _ in pools])
     found.append({"name": "the reward", "training": None, "here": merit, "used": True, "reason": ""})
     return found
+
+
+def _first(trajectories: Trajectories, count: int) -> Trajectories:
+    held = {name: getattr(trajectories, name)[:count] for name in ("fields_STXC", "parameters_SP", "file_S")}
+    return replace(trajectories, **held)
+
+
+def _ratio(error: float | None, base: float | None) -> float | None:
+    return None if error is None or base is None else error / base
 
 
 def _config(draws: Mapping[str, Any], candidates: int) -> SearchConfig:

@@ -65,7 +65,8 @@ def wide_config_of(args: argparse.Namespace, case: Case, seed: int) -> RunConfig
 
 
 def training_job(args: argparse.Namespace, name: str, config: RunConfig, work: Path, machine: Data) -> Job:
-    """Trains into `FOLDER/run`. What a search at test time is told does not enter the request."""
+    """Trains into `FOLDER/run`. What a search at test time is told does not enter the request, and neither does
+    `inference`, which keeps its defaults: corrections are sampled at temperature 1 while they train."""
     determined = set(RunConfig.model_fields) - {"inference", "ttc", "logging", "provenance"}
     request = {"kind": "train", "machine": machine, "config": config.model_dump(mode="json", include=determined)}
     return Job(name, work / name.replace(" ", "_"), request)

@@ -174,7 +174,8 @@ class SearchReport:
         )
         if gain.typical_ratio is not None and gain.typical_low is not None and gain.typical_high is not None:
             # a single trajectory that runs away can make up the whole mean
-            told += f"; of a typical trajectory {gain.typical_ratio:.3f} ({gain.typical_low:.3f} to {gain.typical_high:.3f})"
+            told += f"; typical ratio of a trajectory {gain.typical_ratio:.3f}"
+            told += f" ({gain.typical_low:.3f} to {gain.typical_high:.3f})"
         if not gain.decided:
             return f"{told}; undecided, {gain.reason}"
         return f"{told}; it {'helps' if gain.difference < 0 else 'harms'}, {gain.reason}"
