@@ -51,11 +51,11 @@ SAMPLED = {
         **{"source": source, "around": "operator", "temperature": temperature, "noise_std": 0.0}
     }
     for source in ("diffusion", "student")
-    for temperature in (0.5, 1.0, 2.0)
+    for temperature in (0.5, 1.0)
 }
 DRAWS: dict[str, dict[str, Any]] = {
     **SAMPLED,
-    **{f"noise {std:g}": {"noise_std": std} for std in (0.001, 0.002, 0.004, 0.008)},
+    **{f"noise {std:g}": {"noise_std": std} for std in (0.001, 0.004)},
 }
 """name -> where the candidates of the oracle come from"""
 WHOLE_CURVE = ("diffusion 1", "student 1", "noise 0.004")

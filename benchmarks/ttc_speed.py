@@ -110,9 +110,8 @@ class _Step:
             stretch, _ = stretch.land(surrogate.model, base_HND[:, None])
             draws = Draws(config, surrogate, stretch, base_HND, (0, 0, 1), 1)
             draws.around(base_HND, 0, 1, 0)  # what is computed once for all draws
-        move = Move(
-            surrogate.spec, start_BXC, start_BXC[:, None], parameters_BP, torch.zeros(1, dtype=torch.long), number=1
-        )
+        sample_H = torch.zeros(1, dtype=torch.long)
+        move = surrogate.move(start_BXC, start_BXC[:, None], parameters_BP, sample_H, 1)
         return cls(surrogate.model, stretch, draws, base_HND, move, reward)
 
     def fresh(self) -> _Step:

@@ -210,7 +210,7 @@ def test_a_bound_ranks_above_its_tolerance_and_a_distance_everywhere(name: TermN
     spec = spec_of("burgers")
     start, parameters = start_of("burgers", 3)
     noise = torch.randn(3, 5, 32, 1, generator=torch.Generator().manual_seed(0))
-    move = Move(spec, start, start[:, None] + 0.3 * noise, parameters, torch.arange(3), 1)
+    move = Move(spec, start, start[:, None] + 0.3 * noise, parameters, torch.tensor([1e-3]), torch.arange(3), 1)
     violation, _ = TERMS[name].measure(move)
     middle = float(violation.median())
     values = term_values(name, middle, move)

@@ -36,6 +36,7 @@ from ups.inference.rewards import (
 )
 from ups.inference.search_config import SearchConfig
 
+FLOOR = torch.tensor([1e-3])
 few = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 LAWS: dict[str, list[TermName]] = {
     "burgers": ["conservation", "dissipation", "maximum_principle", "total_variation", "residual"],
@@ -49,7 +50,8 @@ LAWS: dict[str, list[TermName]] = {
 
 def move_of(spec: FieldSpec, before_HXC: Tensor, after_HKXC: Tensor) -> Move:
     parameters = torch.tensor(PARAMETERS[spec.equation]).expand(len(before_HXC), -1)
-    return Move(spec, before_HXC, after_HKXC, parameters, torch.arange(len(before_HXC)), 1)
+    floor_C, sample_H = FLOOR.expand(spec.channels), torch.arange(len(before_HXC))
+    return Move(spec, before_HXC, after_HKXC, parameters, floor_C, sample_H, 1)
 
 
 # what applies
@@ -132,7 +134,15 @@ def true_moves(spec: FieldSpec, trajectories: Trajectories) -> Move:
     steps = fields.shape[1] - 1
     parameters = torch.from_numpy(np.array(trajectories.parameters_SP)).repeat_interleave(steps, 0)
     before, after = fields[:, :-1].flatten(0, 1), fields[:, 1:].flatten(0, 1)
-    return Move(spec, before, after[:, None], parameters, torch.zeros(len(before), dtype=torch.long), 1)
+    return Move(
+        spec,
+        before,
+        after[:, None],
+        parameters,
+        FLOOR.expand(spec.channels),
+        torch.zeros(len(before), dtype=torch.long),
+        1,
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _CFL = 0.45
-_MOST_SUBSTEPS = 20_000
+_MOST_SUBSTEPS = 2000
 
 
 def integrate_burgers(field_BX: Tensor, nu_B: Tensor, dt: float, length: float) -> Tensor:
@@ -29,19 +29,25 @@ def integrate_burgers(field_BX: Tensor, nu_B: Tensor, dt: float, length: float) 
     substeps_B = (dt * field_BX.detach().abs().amax(-1) / (_CFL * dx)).ceil().clamp_min(1)
     lost_B = ~(substeps_B <= _MOST_SUBSTEPS)
     substeps_B = substeps_B.masked_fill(lost_B, 1)
-    step_B1 = (dt / substeps_B)[:, None]
     wave_K = 2 * math.pi / length * torch.arange(cells // 2 + 1, device=field_BX.device)
+    step_B1 = (dt / substeps_B)[:, None]
     decay_BK = nu_B[:, None] / math.pi * wave_K.square() * step_B1
-    half, whole = torch.exp(-decay_BK / 2), torch.exp(-decay_BK)
-    ratio_B1, left_B1 = step_B1 / dx, substeps_B[:, None]
-    u = _diffused(field_BX, half)
-    for _ in range(int(substeps_B.max())):
-        middle = u + _slope(u, ratio_B1)
-        ahead = (u + middle + _slope(middle, ratio_B1)) / 2
-        # the half steps of diffusion between two of advection are one
-        ahead = _diffused(ahead, torch.where(left_B1 > 1, whole, half))
-        u = torch.where(left_B1 > 0, ahead, u)
-        left_B1 = left_B1 - 1
+    half_BK, whole_BK = torch.exp(-decay_BK / 2), torch.exp(-decay_BK)
+    u = _diffused(field_BX, half_BK)
+    rows, left = torch.arange(len(u), device=u.device), substeps_B
+    while len(rows):
+        # as many substeps as all that are still going need, then without those that have arrived
+        count = left.min()
+        part, ratio = u[rows], step_B1[rows] / dx
+        whole, half = whole_BK[rows], half_BK[rows]
+        for index in range(int(count)):
+            middle = part + _slope(part, ratio)
+            part = (part + middle + _slope(middle, ratio)) / 2
+            # the half steps of diffusion between two of advection are one
+            last = index + 1 == int(count)
+            part = _diffused(part, torch.where((left > count)[:, None], whole, half) if last else whole)
+        u = u.index_copy(0, rows, part)
+        rows, left = rows[left > count], (left - count)[left > count]
     return u.masked_fill(lost_B[:, None], math.nan)
 
 

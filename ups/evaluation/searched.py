@@ -22,7 +22,7 @@ from ups.data.task import Trajectories
 from ups.evaluation.evaluate import Report, batches
 from ups.evaluation.paired import Paired, paired_of_one_run
 from ups.evaluation.search_report import BudgetPoint, Cost, SearchReport, TermReport
-from ups.inference.reward_fit import term_values
+from ups.inference.reward_fit import term_values, watch_plain
 from ups.inference.rewards import FittedReward, Move, Reward, TrueError
 from ups.inference.search import Effort, Pool, Search
 from ups.inference.search_config import SearchConfig
@@ -317,24 +317,14 @@ class _OneStep:
 
     def visit(self, surrogate: Surrogate, config: SearchConfig, trajectories: Trajectories) -> None:
         """Draw candidates at every state of the plain rollout that the search would search from."""
-        one = config.override({
-            "steps": 1, "choice": "sample", "rounds": 1, "beam_width": 1, "horizon": 1,
-            "max_evaluations": max(config.max_evaluations, config.candidates), "early_stop": None,
-        })  # fmt: skip
         for fields_BTXC, parameters_BP, truth_BTXC in _entered(surrogate, trajectories):
             steps = min(truth_BTXC.shape[1], config.steps or truth_BTXC.shape[1])
             start_BXC = surrogate.frame.enter(fields_BTXC[:, :1], surrogate.frame.mean(fields_BTXC[:, 0]))[:, 0]
-            with torch.no_grad():
-                made_BTXC = surrogate.unroll(start_BXC, parameters_BP, steps)
-            states_BTXC = torch.cat([start_BXC[:, None], made_BTXC[:, :-1]], dim=1)
-            for step in range(steps):
-                seen: list[Pool] = []
-                search = Search(one, TrueError(truth_BTXC[:, step : step + 1]), observe=seen.append)
-                search.frames(surrogate, states_BTXC[:, step], parameters_BP, 1, (0, step))
-                # the only step of that search is this one of the rollout
-                self._add(replace(seen[0].move, number=step + 1), truth_BTXC)
+            observe = partial(self._add, truth_BTXC)
+            watch_plain(surrogate, config, start_BXC, parameters_BP, steps, observe)
 
-    def _add(self, move: Move, truth_BTXC: Tensor) -> None:
+    def _add(self, truth_BTXC: Tensor, pool: Pool) -> None:
+        move = pool.move
         error_HK = _errors(move, truth_BTXC).double().nan_to_num(torch.inf)
         preferred_H1 = self._reward.judge(move).merit_HK.nan_to_num(-torch.inf).argmax(1, keepdim=True)
         plain_H = error_HK[:, 0].clamp_min(torch.finfo(error_HK.dtype).tiny)

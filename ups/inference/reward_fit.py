@@ -5,7 +5,7 @@ S trajectories, T frames, H states, K candidates of a state, X the cells of all 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,12 +23,12 @@ from ups.inference.surrogate import Surrogate
 
 TRUE_SHARE = 0.99
 """of true steps that a hinge leaves alone"""
-_TRAJECTORIES = 64
+_QUANTILE = 0.995
+"""of the training steps that tolerances are read off: others vary more than these by chance"""
+_TRAJECTORIES = 128
 _ROLLED_OUT = 16
 _STATES = 8
 _CANDIDATES = 8
-_NOISE_SEED = 1
-"""of the fit; a rollout's own noise has seed 0"""
 
 
 class NoReward(UserError):
@@ -48,7 +48,7 @@ def fit_search(surrogate: Surrogate, config: SearchConfig, training: Trajectorie
     if config.candidates == 1:
         return Search(config, FittedReward(()))
     tolerances = _tolerances(surrogate, training, list(weights))
-    pools = list(_pools(surrogate, config, training))
+    pools = _pools(surrogate, config, training)
     terms = tuple(_fit(name, weight, tolerances[name], pools) for name, weight in weights.items())
     if config.reward.kind == "adaptive":
         terms = tuple(_judged(term, config.reward.min_correlation) for term in terms)
@@ -66,27 +66,22 @@ def term_values(name: TermName, tolerance: float, move: Move) -> Tensor:
 
 
 def _tolerances(surrogate: Surrogate, training: Trajectories, names: list[TermName]) -> dict[TermName, float]:
-    """The `TRUE_SHARE` quantile of what true steps violate each term by; no bound is made narrower than its law."""
+    """What `TRUE_SHARE` of true steps violate each term by at most; no bound is made narrower than its law."""
     violations: dict[TermName, list[NDArray[np.float32]]] = {name: [] for name in names}
     fields_STXC, parameters_SP = _first(training, _TRAJECTORIES, surrogate.reference_F.device)
     for fields_TXC, parameters_P in zip(fields_STXC, parameters_SP, strict=True):
         moving_TXC = _entered(surrogate, fields_TXC[None])[0]
         steps = len(moving_TXC) - 1
-        move = Move(
-            surrogate.spec,
-            moving_TXC[:-1],
-            moving_TXC[1:, None],
-            parameters_P.expand(steps, -1),
-            torch.zeros(steps, dtype=torch.long, device=moving_TXC.device),
-            1,
-        )
+        sample_H = torch.zeros(steps, dtype=torch.long, device=moving_TXC.device)
+        parameters_HP = parameters_P.expand(steps, -1)
+        move = surrogate.move(moving_TXC[:-1], moving_TXC[1:, None], parameters_HP, sample_H, 1)
         for name in names:
             violations[name].append(TERMS[name].measure(move)[0][:, 0].cpu().numpy())
-    quantiles = {name: float(np.quantile(np.concatenate(each), TRUE_SHARE)) for name, each in violations.items()}
+    quantiles = {name: float(np.quantile(np.concatenate(each), _QUANTILE)) for name, each in violations.items()}
     return {name: max(0.0, quantile) for name, quantile in quantiles.items()}
 
 
-class _Indifferent:
+class Indifferent:
     """Every candidate is as good as the other, so that the plain one is taken."""
 
     is_local = False
@@ -96,28 +91,47 @@ class _Indifferent:
         return Judgement(nothing, nothing, None)
 
 
+def watch_plain(
+    surrogate: Surrogate,
+    config: SearchConfig,
+    start_SXC: Tensor,
+    parameters_SP: Tensor,
+    steps: int,
+    observe: Callable[[Pool], None],
+) -> None:
+    """Show what would be drawn in every step of the plain rollout: candidate 0 of a state is the step that it takes.
+
+    Args:
+        config: its draws, and how many; neither rounds, nor recombination, nor a beam.
+        start_SXC: frame 0 in the co-moving frame.
+    """
+    drawn = config.override({
+        "steps": None, "choice": "sample", "rounds": 1, "beam_width": 1, "horizon": 1, "early_stop": None,
+        "max_evaluations": config.candidates,
+    })  # fmt: skip
+    search = Search(drawn, Indifferent(), observe=observe)
+    search.frames(surrogate, start_SXC, parameters_SP, steps, (0, 0))
+
+
 def _pools(
     surrogate: Surrogate, config: SearchConfig, training: Trajectories
-) -> Iterator[tuple[Move, NDArray[np.float64]]]:
+) -> list[tuple[Move, NDArray[np.float64]]]:
     """Candidates at states of the plain rollout, and their true errors (H, K)."""
     fields_STXC, parameters_SP = _first(training, _ROLLED_OUT, surrogate.reference_F.device)
     truth_STXC = _entered(surrogate, fields_STXC)
     steps = truth_STXC.shape[1] - 1
-    with torch.no_grad():
-        rolled_STXC = surrogate.unroll(truth_STXC[:, 0], parameters_SP, steps - 1) if steps > 1 else None
-    many = max(_CANDIDATES, config.candidates)
-    one_step = config.override({
-        "steps": 1, "candidates": many, "choice": "sample", "rounds": 1, "beam_width": 1, "horizon": 1,
-        "max_evaluations": many, "early_stop": None,
-    })  # fmt: skip
-    for number in sorted(set(np.linspace(0, steps - 1, _STATES).round().astype(int).tolist())):
-        state_SXC = truth_STXC[:, 0] if number == 0 or rolled_STXC is None else rolled_STXC[:, number - 1]
-        seen: list[Pool] = []
-        search = Search(one_step, _Indifferent(), observe=seen.append)
-        search.frames(surrogate, state_SXC, parameters_SP, 1, (_NOISE_SEED, number))
-        move = seen[0].move
-        error_HK = (move.after_HKXC - truth_STXC[:, number + 1, None]).square().flatten(2).mean(-1).sqrt()
-        yield replace(move, number=number + 1), error_HK.double().cpu().numpy()
+    chosen = set(np.linspace(1, steps, _STATES).round().astype(int).tolist())
+    found: list[tuple[Move, NDArray[np.float64]]] = []
+
+    def observe(pool: Pool) -> None:
+        move = pool.move
+        if move.number in chosen:
+            error_HK = (move.after_HKXC - truth_STXC[:, move.number, None]).square().flatten(2).mean(-1).sqrt()
+            found.append((move, error_HK.double().cpu().numpy()))
+
+    many = config.override({"candidates": max(_CANDIDATES, config.candidates)})
+    watch_plain(surrogate, many, truth_STXC[:, 0], parameters_SP, steps, observe)
+    return found
 
 
 def _fit(name: TermName, weight: float, tolerance: float, pools: list[tuple[Move, NDArray[np.float64]]]) -> FittedTerm:

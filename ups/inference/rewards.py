@@ -21,9 +21,8 @@ from ups.core.schema import Schema
 from ups.core.types import FieldSpec
 
 TermName = Literal["conservation", "dissipation", "maximum_principle", "total_variation", "residual", "positivity"]
-_TINY = 1e-12
 _TIE = 1e-3
-"""weight of the distances within their tolerance: they decide only between candidates that no hinge tells apart"""
+"""weight of the distances within their tolerance: small, so that they decide where no hinge does"""
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Move:
     before_HXC: Tensor
     after_HKXC: Tensor
     parameters_HP: Tensor
+    floor_C: Tensor
+    """a size below which a field counts as decayed: laws are relative to what is there, and to this at least"""
     sample_H: Tensor
     """which sample of the batch a hypothesis belongs to"""
     number: int
@@ -104,26 +105,27 @@ def _conserved(spec: FieldSpec) -> bool:
 
 def _conservation(move: Move) -> Measured:
     before, after = _cells(move)
-    energy = before.square().mean(-2)
+    energy, floor = before.square().mean(-2), move.floor_C.square()
     lost = torch.zeros_like(after[:, :, 0, 0])
     if move.equation.conserves_mean:
-        mean = (after.mean(-2) - before.mean(-2)).abs() / (energy.sqrt() + _TINY)
+        mean = (after.mean(-2) - before.mean(-2)).abs() / (energy + floor).sqrt()
         lost = lost + mean.sum(-1)
     if move.equation.conserves_energy:
-        lost = lost + ((after.square().mean(-2) - energy).abs() / (energy + _TINY)).sum(-1)
+        lost = lost + ((after.square().mean(-2) - energy).abs() / (energy + floor)).sum(-1)
     return lost, None
 
 
 def _dissipation(move: Move) -> Measured:
     before, after = _cells(move)
     energy = before.square().mean(-2)
-    return ((after.square().mean(-2) - energy) / (energy + _TINY)).amax(-1), None
+    return ((after.square().mean(-2) - energy) / (energy + move.floor_C.square())).amax(-1), None
 
 
 def _maximum_principle(move: Move) -> Measured:
     before, after = _channels(move, move.equation.bounded)
     high, low = before.amax(-2, keepdim=True), before.amin(-2, keepdim=True)
-    beyond = torch.maximum(after - high, low - after) / (high - low + _TINY)
+    floor = move.floor_C[[move.equation.channel(name) for name in move.equation.bounded]]
+    beyond = torch.maximum(after - high, low - after) / (high - low + floor)
     return beyond.amax((-1, -2)), beyond.clamp_min(0).square().sum(-1)
 
 
@@ -134,28 +136,30 @@ def _total_variation(move: Move) -> Measured:
         return (values - values.roll(1, -2)).abs().sum((-1, -2))
 
     had = variation(before)
-    return (variation(after) - had) / (had + _TINY), None
+    return (variation(after) - had) / (had + move.floor_C.sum()), None
 
 
 def _residual(move: Move) -> Measured:
     """The equation in flux form, integrated in time with substeps: u(t + dt) - u(t) + d/dx of the flux's integral.
 
-    In units of the difference of neighbouring cells, in which the discretisation error of a shock does not grow with
-    its height: the distance is about the cells by which a shock is displaced.
+    In units of the steepness of the field, in which the discretisation error of a shock does not grow with its height:
+    the distance is about the share of the domain by which a shock is displaced, on any grid.
     """
     spec, known = move.spec, move.known_H
     if "solved" not in known:
         integrate = INTEGRATORS[spec.equation]
         known["solved"] = integrate(move.before_HXC[..., 0], move.parameters_HP[:, 0], spec.dt, spec.length)
     solved = known["solved"]
-    steepness = (solved - solved.roll(1, -1)).square().mean(-1).sqrt()
-    wrong = (move.after_HKXC[..., 0] - solved[:, None]) / (steepness[:, None, None] + _TINY)
+    slope_HX = (solved - solved.roll(1, -1)) * solved.shape[-1]
+    steepness_H = (slope_HX.square().mean(-1) + move.floor_C.square()).sqrt()
+    wrong = (move.after_HKXC[..., 0] - solved[:, None]) / steepness_H[:, None, None]
     return wrong.square().mean(-1).sqrt(), wrong.square()
 
 
 def _positivity(move: Move) -> Measured:
     before, after = _channels(move, move.equation.positive)
-    below = (-after) / (before.square().mean(-2, keepdim=True).sqrt() + _TINY)
+    floor = move.floor_C[[move.equation.channel(name) for name in move.equation.positive]]
+    below = -after / (before.square().mean(-2, keepdim=True) + floor.square()).sqrt()
     return below.amax((-1, -2)), below.clamp_min(0).square().sum(-1)
 
 

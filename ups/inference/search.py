@@ -156,13 +156,13 @@ class _Rollout:
         self.effort.evaluations += int(evaluated_B.sum())
         self.effort.most = max(self.effort.most, int(evaluated_B.max()))
 
-        # what was not looked ahead from is out; it may fill a place, and is never chosen
-        total_BK = total_BK.masked_fill(value_BK.isneginf(), -torch.inf)
         # the next beam is as wide as if no sample had stopped: its width shares out the budget of every sample
         missing = width * (self._share(width) - per_hypothesis)
         value_BK, total_BK = (F.pad(each, (0, missing), value=-torch.inf) for each in (value_BK, total_BK))
-        # equal values: the lower number first, so that the plain proposal wins a tie
-        keep_BW = value_BK.argsort(dim=1, descending=True, stable=True)[:, : self.config.beam_width]
+        # what was looked ahead from comes first; of equal values the lower number, so that the plain one wins a tie
+        by_total = total_BK.argsort(dim=1, descending=True, stable=True)
+        by_value = value_BK.gather(1, by_total).argsort(dim=1, descending=True, stable=True)
+        keep_BW = by_total.gather(1, by_value)[:, : self.config.beam_width]
         kept_BW = total_BK.gather(1, keep_BW)
         return self._survivors(made, stretch, kept_BW, keep_BW.clamp_max(width * per_hypothesis - 1), number)
 
@@ -225,7 +225,7 @@ class _Rollout:
         self.effort.source += rows * self.surrogate.correction_calls
         draws = Draws(config, self.surrogate, stretch, base_HND, (*self.noise, number), width)
         sample_H = torch.arange(rows // width, device=before_HXC.device).repeat_interleave(width)
-        move = Move(self.surrogate.spec, before_HXC, before_HXC[:, None], parameters_HP, sample_H, number)
+        move = self.surrogate.move(before_HXC, before_HXC[:, None], parameters_HP, sample_H, number)
 
         made: Candidates | None = None
         going_H = torch.ones(rows, dtype=torch.bool, device=before_HXC.device)
@@ -348,7 +348,7 @@ class _Rollout:
         for later in range(number + 1, number + 1 + ahead):
             before_AXC = field_AXC
             field_AXC, state = self.plain(before_AXC, state, parameters_AP, later)
-            move = Move(self.surrogate.spec, before_AXC, field_AXC[:, None], parameters_AP, sample_A, later)
+            move = self.surrogate.move(before_AXC, field_AXC[:, None], parameters_AP, sample_A, later)
             sum_A = sum_A + self.reward.judge(move).merit_HK[:, 0]
         looked_B = chosen_BL.any(1)
         value_BK = total_BK.masked_fill(looked_B[:, None], -torch.inf)

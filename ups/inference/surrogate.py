@@ -22,6 +22,7 @@ from ups.core.runtime import generator
 from ups.core.schema import Schema
 from ups.core.types import FieldSpec
 from ups.data.normalization import Normalizer
+from ups.inference.rewards import Move
 from ups.inference.search import Search
 from ups.inference.unroll import unroll
 from ups.models.corrector import Corrector, Solver, Student
@@ -31,6 +32,9 @@ from ups.models.latent import LatentModel
 Mode = Literal["latent", "reencode"]
 Correction = Literal["none", "diffusion", "student", "prior"]
 """what is done to a latent after A: nothing, the sampled residual, its few-step student, a draw of the steady prior"""
+
+_DECAYED = 1e-3
+"""of the training deviation: a field smaller than that has decayed to nothing"""
 
 
 class InferenceConfig(Schema):
@@ -218,7 +222,7 @@ class Surrogate(nn.Module):
         if self.frame.scales:
             # the floor keeps a field that has decayed to nothing finite
             size = field_BXC.square().mean((*space, -1), keepdim=True)
-            scale = (size + (1e-3 * std[0]) ** 2).sqrt()
+            scale = (size + (_DECAYED * std[0]) ** 2).sqrt()
             offset = torch.zeros_like(scale)
         else:
             scale = std.expand(like_B1C)
@@ -250,6 +254,18 @@ class Surrogate(nn.Module):
             return correction.few_steps(start, base_BND, latent_BND, features, self.inference.student_steps)
         steps, solver = self.inference.sampler_steps, self.inference.solver
         return correction.integrate(start, base_BND, latent_BND, features, steps, solver)[:, -1]
+
+    @property
+    def floor_C(self) -> Tensor:
+        """A size, physical units, below which a field counts as decayed."""
+        return _DECAYED * self.reference_F.new_tensor(self.normalizer.std)
+
+    def move(
+        self, before_HXC: Tensor, after_HKXC: Tensor, parameters_HP: Tensor, sample_H: Tensor, number: int
+    ) -> Move:
+        """One step of this task, as a reward judges it."""
+        floor_C = self.floor_C.to(before_HXC)
+        return Move(self.spec, before_HXC, after_HKXC, parameters_HP, floor_C, sample_H, number)
 
     def calls_of(self, name: str) -> int:
         """Evaluations of the named correction's network for one result."""
