@@ -22,7 +22,13 @@ from ups.run import count_parameters, train_run
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
-NATIVE = {"burgers": (1024,), "reaction_diffusion": (1024,), "navier_stokes": (64, 64), "darcy": (64, 64)}
+NATIVE = {
+    "burgers": (1024,),
+    "advection": (1024,),
+    "reaction_diffusion": (1024,),
+    "navier_stokes": (64, 64),
+    "darcy": (64, 64),
+}
 """cells of the files that the headers of the configs say how to make"""
 LARGE = ("burgers1d_upt68m",)
 

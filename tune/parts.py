@@ -13,6 +13,7 @@ from ups.core.types import RunResult
 from ups.data.task import load_task
 from ups.evaluation.evaluate import evaluate_run
 from ups.evaluation.report import FILE_NAME, save_report
+from ups.evaluation.searched import with_search
 from ups.inference.build import load_surrogate
 from ups.run import train_run
 
@@ -47,7 +48,7 @@ def read_test(folder: Path) -> Reading:
     task = load_task(config.task)
     device = pick_device(config.runtime.device)
     surrogate = load_surrogate(folder, str(device))
-    report = evaluate_run(surrogate, task, "test")
+    report = with_search(evaluate_run(surrogate, task, "test"), surrogate, task.test)
     save_report(report, folder / FILE_NAME)
     return Reading(report.trajectory_nrmse, report.to_json()["metrics"])
 

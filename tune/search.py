@@ -273,6 +273,8 @@ def _fit_to_data(plan: Plan) -> Check:
     spec = load_task(plan.base.task).spec
 
     def check(config: RunConfig) -> int:
+        if config.ttc.enabled:
+            config.ttc.reward.weights(spec)
         return count_parameters(config, spec)
 
     for config in (plan.base, *plan.start_from):

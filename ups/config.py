@@ -103,6 +103,8 @@ def load_search_config(source: str | Path) -> SearchConfig:
     data = read_yaml(path)
     if set(data) == {"ttc"} and isinstance(data["ttc"], dict):
         data = data["ttc"]
+    if data.get("enabled") is False:
+        raise ConfigError(f"{path}: enabled is false, so there is nothing to search with; leave that key out")
     try:
         return SearchConfig.parse(data)
     except ConfigError as error:

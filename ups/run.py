@@ -18,6 +18,7 @@ from ups.data.normalization import Normalizer
 from ups.data.task import Task, load_task
 from ups.evaluation.evaluate import evaluate_run
 from ups.evaluation.report import FILE_NAME, save_report
+from ups.evaluation.searched import with_search
 from ups.inference.surrogate import Surrogate
 from ups.training.pipeline import DEPLOYED_AS, Pipeline
 
@@ -80,7 +81,8 @@ def train_run(
     if pipeline.can_deploy:
         pipeline.save(out / "checkpoints" / "best.safetensors")
         if status is Status.COMPLETE and evaluate_on == "test":
-            evaluation = evaluate_run(pipeline.deploy(), task, "test")
+            deployed = pipeline.deploy()
+            evaluation = with_search(evaluate_run(deployed, task, "test"), deployed, task.test)
             stages = {name: each.to_json() for name, each in pipeline.summaries.items()}
             save_report(replace(evaluation, stages=stages), out / FILE_NAME)
     return _finish(out, pipeline, status, reason)

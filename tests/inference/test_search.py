@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ups.core.errors import UserError
+from ups.core.errors import ConfigError, UserError
 from ups.inference.candidates import Candidates, pooled, shared_out
 from ups.inference.rewards import FittedReward, Judgement, Move, TrueError
 from ups.inference.search import Effort, Pool, Search
@@ -41,13 +41,15 @@ def config_of(**changes: Any) -> SearchConfig:
 @st.composite
 def rich_configs(draw: st.DrawFn) -> SearchConfig:
     candidates = draw(st.integers(2, 6))
+    beam_width, horizon = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    least = 2 * beam_width + (beam_width + 1) * (horizon - 1)
     return config_of(
         candidates=candidates,
         rounds=draw(st.integers(1, min(3, candidates))),
-        beam_width=draw(st.integers(1, 4)),
-        horizon=draw(st.integers(1, 3)),
+        beam_width=beam_width,
+        horizon=horizon,
         early_stop=draw(st.sampled_from([None, 0.02, 0.5, 1.5])),
-        max_evaluations=draw(st.integers(1, 24)),
+        max_evaluations=draw(st.integers(least, least + 16)),
         steps=draw(st.sampled_from([None, 1, 2, 3])),
         choice=draw(st.sampled_from(["sample", "token"])),
         source=draw(st.sampled_from(["none", "diffusion", "student"])),
@@ -77,13 +79,13 @@ def test_one_candidate_is_the_plain_rollout_bit_for_bit(equation: str, chosen: C
         )
 
 
-@every_mode
-def test_a_budget_of_one_is_the_plain_rollout_bit_for_bit(mode: str) -> None:
-    surrogate = surrogate_of("burgers", **MODES[mode])
-    start, parameters = start_of("burgers")
-    search = Search(config_of(max_evaluations=1, beam_width=3, horizon=2, rounds=2), reward_of("burgers"))
-    plain = surrogate.rollout(start, parameters, 5)
-    assert torch.equal(surrogate.with_search(search).rollout(start, parameters, 5), plain)
+@pytest.mark.parametrize(("beam_width", "horizon", "least"), [(1, 1, 2), (4, 1, 8), (1, 3, 6), (2, 3, 10)])
+def test_a_budget_without_a_choice_is_refused(beam_width: int, horizon: int, least: int) -> None:
+    """Two candidates of every hypothesis, and look-ahead from one more than survives."""
+    settings = {"candidates": 8, "beam_width": beam_width, "horizon": horizon}
+    config_of(**settings, max_evaluations=least)
+    with pytest.raises(ConfigError, match=f"max_evaluations must be at least {least} "):
+        config_of(**settings, max_evaluations=least - 1)
 
 
 @every_mode
@@ -240,7 +242,13 @@ def test_a_sample_does_not_see_the_others_in_single_precision(mode: str, value: 
 def test_who_stops_later_does_not_widen_the_beam_of_the_others(horizon: int) -> None:
     """A budget that the beam divides: hypotheses that only the companion has would take candidates from the others."""
     config = config_of(
-        candidates=4, rounds=4, beam_width=4, early_stop=1.0, max_evaluations=8, choice="sample", horizon=horizon
+        candidates=4,
+        rounds=4,
+        beam_width=4,
+        early_stop=1.0,
+        max_evaluations=3 + 5 * horizon,
+        choice="sample",
+        horizon=horizon,
     )
     surrogate = surrogate_of("burgers").with_search(Search(config, reward_of("burgers")))
     alone_and_together(surrogate, "burgers", torch.float64, (30.0, torch.nan))
@@ -295,8 +303,8 @@ class Trap:
 
 @pytest.mark.parametrize(
     ("changes", "falls"),
-    [({}, True), ({"beam_width": 2}, False), ({"horizon": 2}, False), ({"horizon": 2, "max_evaluations": 4}, True)],
-    ids=["greedy", "beam", "horizon", "horizon-without-budget"],
+    [({}, True), ({"beam_width": 2}, False), ({"horizon": 2}, False)],
+    ids=["greedy", "beam", "horizon"],
 )
 def test_a_beam_or_a_look_ahead_sees_the_trap(changes: dict[str, Any], falls: bool) -> None:
     surrogate = surrogate_of("burgers")

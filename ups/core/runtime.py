@@ -161,6 +161,11 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator determined by `key` alone: randomness that needs no state to resume."""
     return torch.Generator().manual_seed(seed_of(*key))

@@ -101,31 +101,41 @@ class Draws:
         """latents that the source's network was applied to"""
         self._end_without_noise: Tensor | None = None
 
-    def around(self, centre_HND: Tensor, first: int, count: int, index: int) -> Tensor:
-        """Draws `first`, `first + 1`, ... in round `index`, (H, count, N, D)."""
-        config, shrink = self.config, self.config.round_decay**index
-        drawn_HKND = centre_HND[:, None].expand(-1, count, -1, -1)
-        if config.source != "none":
-            drawn_HKND = self._sampled(centre_HND, first, count, shrink)
-        if config.noise_std:
-            drawn_HKND = drawn_HKND + config.noise_std * shrink * self._normal("candidate", first, count)
-        return rms_norm(drawn_HKND)
+    def around(self, centre_HND: Tensor, first: int, count: int, index: int, active: Tensor | None = None) -> Tensor:
+        """Draws `first`, `first + 1`, ... in round `index`, (H, count, N, D).
 
-    def _sampled(self, centre_HND: Tensor, first: int, count: int, shrink: float) -> Tensor:
+        Args:
+            active: hypotheses to draw for; the others get the centre. All by default.
+        """
+        config, shrink = self.config, self.config.round_decay**index
+        rows = torch.arange(len(centre_HND), device=centre_HND.device) if active is None else active
+        drawn_AKND = centre_HND[rows, None].expand(-1, count, -1, -1)
+        if config.source != "none":
+            drawn_AKND = self._sampled(centre_HND, rows, first, count, shrink)
+        if config.noise_std:
+            drawn_AKND = drawn_AKND + config.noise_std * shrink * self._normal("candidate", first, count)[rows]
+        drawn_AKND = rms_norm(drawn_AKND)
+        if active is None:
+            return drawn_AKND
+        return centre_HND[:, None].repeat(1, count, 1, 1).index_copy(0, active, drawn_AKND)
+
+    def _sampled(self, centre_HND: Tensor, rows: Tensor, first: int, count: int, shrink: float) -> Tensor:
         source = self.surrogate.corrections[self.config.source]
         assert isinstance(source, Corrector)
-        end_HKND = self._ends(self.config.temperature * self._normal("source", first, count))
+        end_AKND = self._ends(self.config.temperature * self._normal("source", first, count)[rows], rows)
         if self.config.around == "operator":
-            return self.base_HND[:, None] + self.config.source_scale * source.scale * end_HKND
+            return self.base_HND[rows, None] + self.config.source_scale * source.scale * end_AKND
         if self._end_without_noise is None:
-            self._end_without_noise = self._ends(torch.zeros_like(centre_HND)[:, None])
-        deviation_HKND = source.scale * (end_HKND - self._end_without_noise)
-        return centre_HND[:, None] + self.config.source_scale * shrink * deviation_HKND
+            every = torch.arange(len(centre_HND), device=rows.device)
+            self._end_without_noise = self._ends(torch.zeros_like(centre_HND)[:, None], every)
+        deviation_AKND = source.scale * (end_AKND - self._end_without_noise[rows])
+        return centre_HND[rows, None] + self.config.source_scale * shrink * deviation_AKND
 
-    def _ends(self, start_HKND: Tensor) -> Tensor:
+    def _ends(self, start_HKND: Tensor, active: Tensor) -> Tensor:
         """The end of the source's flow from every start, all in one call."""
         rows, count = start_HKND.shape[:2]
-        given = (each.repeat_interleave(count, 0) for each in (self.base_HND, self.latent_HND, self.features))
+        held = (self.base_HND, self.latent_HND, self.features)
+        given = (each[active].repeat_interleave(count, 0) for each in held)
         end = self.surrogate.flow_end(self.config.source, start_HKND.flatten(0, 1), *given)
         self.source_calls += rows * count * self.surrogate.calls_of(self.config.source)
         return end.unflatten(0, (rows, count))

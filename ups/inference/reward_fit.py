@@ -16,7 +16,7 @@ from torch import Tensor
 from ups.core.errors import UserError
 from ups.core.measures import spearman
 from ups.data.task import Trajectories
-from ups.inference.rewards import TERMS, FittedReward, FittedTerm, Judgement, Move, TermName
+from ups.inference.rewards import TERMS, FittedReward, FittedTerm, Judgement, Move, TermName, TrueError
 from ups.inference.search import Pool, Search
 from ups.inference.search_config import SearchConfig
 from ups.inference.surrogate import Surrogate
@@ -126,7 +126,7 @@ def _pools(
     def observe(pool: Pool) -> None:
         move = pool.move
         if move.number in chosen:
-            error_HK = (move.after_HKXC - truth_STXC[:, move.number, None]).square().flatten(2).mean(-1).sqrt()
+            error_HK = -TrueError(truth_STXC[:, 1:]).judge(move).score_HK
             found.append((move, error_HK.double().cpu().numpy()))
 
     many = config.override({"candidates": max(_CANDIDATES, config.candidates)})

@@ -97,12 +97,6 @@ class Term:
     is_local: bool
 
 
-def _conserved(spec: FieldSpec) -> bool:
-    # walls let through what they like
-    equation = EQUATIONS[spec.equation]
-    return spec.boundary != "dirichlet" and (equation.conserves_mean or equation.conserves_energy)
-
-
 def _conservation(move: Move) -> Measured:
     before, after = _cells(move)
     energy, floor = before.square().mean(-2), move.floor_C.square()
@@ -164,7 +158,12 @@ def _positivity(move: Move) -> Measured:
 
 
 TERMS: dict[TermName, Term] = {
-    "conservation": Term(_conserved, _conservation, is_distance=True, is_local=False),
+    "conservation": Term(
+        lambda spec: EQUATIONS[spec.equation].conserves_mean or EQUATIONS[spec.equation].conserves_energy,
+        _conservation,
+        is_distance=True,
+        is_local=False,
+    ),
     "dissipation": Term(
         lambda spec: EQUATIONS[spec.equation].dissipates_energy, _dissipation, is_distance=False, is_local=False
     ),
@@ -174,12 +173,7 @@ TERMS: dict[TermName, Term] = {
     "total_variation": Term(
         lambda spec: EQUATIONS[spec.equation].diminishes_variation, _total_variation, is_distance=False, is_local=False
     ),
-    "residual": Term(
-        lambda spec: spec.equation in INTEGRATORS and spec.boundary == "periodic",
-        _residual,
-        is_distance=True,
-        is_local=True,
-    ),
+    "residual": Term(lambda spec: spec.equation in INTEGRATORS, _residual, is_distance=True, is_local=True),
     "positivity": Term(
         lambda spec: bool(EQUATIONS[spec.equation].positive), _positivity, is_distance=False, is_local=True
     ),
@@ -188,7 +182,12 @@ TERMS: dict[TermName, Term] = {
 
 def applicable(spec: FieldSpec) -> list[TermName]:
     """The terms that hold for a task: facts of its equation."""
-    return [name for name, term in TERMS.items() if term.applies(spec)]
+    return [name for name in TERMS if holds(name, spec)]
+
+
+def holds(name: TermName, spec: FieldSpec) -> bool:
+    """Whether a term is a law of the task: of its equation, whose facts are those of its own boundary condition."""
+    return spec.boundary == EQUATIONS[spec.equation].boundary and TERMS[name].applies(spec)
 
 
 class AdaptiveReward(Schema):
@@ -233,7 +232,7 @@ class CompositeReward(Schema):
         if not chosen:
             raise ConfigError(f"ttc.reward: every weight is 0, give one above 0{_allowed(spec)}")
         for name in chosen:
-            if not TERMS[name].applies(spec):
+            if not holds(name, spec):
                 raise ConfigError(f"ttc.reward.{name}: not a law of {spec.equation}{_allowed(spec)}")
         return chosen
 

@@ -60,6 +60,9 @@ class Pool:
     """hypotheses of each sample"""
 
 
+_STEP_VALUES = 2**20
+"""most values of all fields that are judged in a step at once"""
+
 Observer = Callable[[Pool], None]
 
 
@@ -76,10 +79,18 @@ class Search:
     def frames(
         self, surrogate: Surrogate, start_BXC: Tensor, parameters_BP: Tensor, steps: int, noise: tuple[int, int]
     ) -> Tensor:
-        """Frames 1..steps in the co-moving frame, (B, steps, X, C); noise is (seed, member), as for a rollout."""
-        rollout = _Rollout(self, surrogate, parameters_BP, steps, noise)
+        """Frames 1..steps in the co-moving frame, (B, steps, X, C); noise is (seed, member), as for a rollout.
+
+        A large batch is searched in parts, so that the states of a step stay bounded.
+        """
         self.effort.trajectories += len(start_BXC)
-        return rollout.run(start_BXC)
+        states = self.config.beam_width * self.config.candidates
+        size = max(1, _STEP_VALUES // (states * start_BXC[0].numel()))
+        parts = []
+        for first in range(0, len(start_BXC), size):
+            rollout = _Rollout(self, surrogate, parameters_BP[first : first + size], steps, noise, first)
+            parts.append(rollout.run(start_BXC[first : first + size]))
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -101,15 +112,18 @@ class _Rollout:
     """One batch on its way."""
 
     def __init__(
-        self, search: Search, surrogate: Surrogate, parameters_BP: Tensor, steps: int, noise: tuple[int, int]
+        self,
+        search: Search,
+        surrogate: Surrogate,
+        parameters_BP: Tensor,
+        steps: int,
+        noise: tuple[int, int],
+        first: int,
     ) -> None:
+        """Args: `first`: number of the first sample."""
         assert isinstance(surrogate.model, LatentModel), "a baseline has no latent to search in"
-        self.config, self.reward, self.effort, self.observe = (
-            search.config,
-            search.reward,
-            search.effort,
-            search.observe,
-        )
+        self.config, self.reward = search.config, search.reward
+        self.effort, self.observe, self.first = search.effort, search.observe, first
         self.surrogate, self.model = surrogate, surrogate.model
         self.parameters_BP, self.steps, self.noise = parameters_BP, steps, noise
         self.searched = min(steps, self.config.steps or steps)
@@ -141,8 +155,6 @@ class _Rollout:
         """The beam after this step, and which hypothesis before it each one comes from, (B, W)."""
         batch, width = beam.field_BWXC.shape[:2]
         limit = self.config.max_evaluations
-        if width > limit:  # only under a budget that is smaller than the beam
-            beam, width = self._narrow(beam, limit), limit
         before_HXC = beam.field_BWXC.flatten(0, 1)
         parameters_HP = self.parameters_BP.repeat_interleave(width, 0)
         stretch = self._entered(before_HXC, parameters_HP, beam.stretch, number)
@@ -167,8 +179,8 @@ class _Rollout:
         return self._survivors(made, stretch, kept_BW, keep_BW.clamp_max(width * per_hypothesis - 1), number)
 
     def _share(self, width: int) -> int:
-        """Candidates of each of so many hypotheses."""
-        return min(self.config.candidates, self.config.max_evaluations // width)
+        """Candidates of each of so many hypotheses, with the look-ahead's part of the budget left."""
+        return min(self.config.candidates, (self.config.max_evaluations - self.config.look_ahead) // width)
 
     def _survivors(
         self, made: Candidates, stretch: Stretch, merit_BW: Tensor, keep_BW: Tensor, number: int
@@ -185,13 +197,6 @@ class _Rollout:
         following = stretch.select(hypothesis_H).follow(latent_HND) if number % self.stride else None
         shape = (batch, keep_BW.shape[1])
         return _Beam(field_HXC.unflatten(0, shape), following, merit_BW), parent_BW
-
-    def _narrow(self, beam: _Beam, width: int) -> _Beam:
-        # survivors stand in the order of their value
-        rows = torch.arange(len(beam.field_BWXC) * beam.width, device=beam.merit_BW.device)
-        rows = rows.view(-1, beam.width)[:, :width].flatten()
-        stretch = None if beam.stretch is None else beam.stretch.select(rows)
-        return _Beam(beam.field_BWXC[:, :width], stretch, beam.merit_BW[:, :width])
 
     def _entered(self, field_HXC: Tensor, parameters_HP: Tensor, stretch: Stretch | None, number: int) -> Stretch:
         if stretch is not None:
@@ -224,7 +229,7 @@ class _Rollout:
         self.effort.operator += rows
         self.effort.source += rows * self.surrogate.correction_calls
         draws = Draws(config, self.surrogate, stretch, base_HND, (*self.noise, number), width)
-        sample_H = torch.arange(rows // width, device=before_HXC.device).repeat_interleave(width)
+        sample_H = self.first + torch.arange(rows // width, device=before_HXC.device).repeat_interleave(width)
         move = self.surrogate.move(before_HXC, before_HXC[:, None], parameters_HP, sample_H, number)
 
         made: Candidates | None = None
@@ -241,7 +246,7 @@ class _Rollout:
             centre_HND = proposal_HND if made is None else made.best()
             parts = [proposal_HND[:, None]] if made is None else []
             if count:
-                parts.append(draws.around(centre_HND, drawn, count, index))
+                parts.append(draws.around(centre_HND, drawn, count, index, active))
             drawn += count
             if parts:
                 new, stretch = self._judged(move, stretch, torch.cat(parts, dim=1), active)
@@ -318,7 +323,7 @@ class _Rollout:
         """What candidates are chosen by: their sums of merits, with those of plain steps after the best of them; and
         the evaluations of every sample. Where some are looked ahead from, the others are out."""
         ahead = min(self.config.horizon, self.steps - number + 1) - 1
-        if ahead == 0:
+        if ahead == 0 or total_BK.shape[1] == 1:
             return total_BK, evaluated_B
         batch, choices = total_BK.shape
         affordable_B = (self.config.max_evaluations - evaluated_B) // ahead
@@ -348,7 +353,7 @@ class _Rollout:
         for later in range(number + 1, number + 1 + ahead):
             before_AXC = field_AXC
             field_AXC, state = self.plain(before_AXC, state, parameters_AP, later)
-            move = self.surrogate.move(before_AXC, field_AXC[:, None], parameters_AP, sample_A, later)
+            move = self.surrogate.move(before_AXC, field_AXC[:, None], parameters_AP, self.first + sample_A, later)
             sum_A = sum_A + self.reward.judge(move).merit_HK[:, 0]
         looked_B = chosen_BL.any(1)
         value_BK = total_BK.masked_fill(looked_B[:, None], -torch.inf)

@@ -54,6 +54,21 @@ class SearchConfig(Schema):
             raise ValueError("around: operator needs a source of residuals, diffusion or student")
         if self.around == "operator" and self.rounds > 1:
             raise ValueError("around: operator does not refine what was found: set rounds to 1")
+        if self.max_evaluations < self.least_evaluations:
+            raise ValueError(
+                f"max_evaluations must be at least {self.least_evaluations} for two candidates of each of "
+                f"{self.beam_width} hypotheses and a horizon of {self.horizon}, got {self.max_evaluations}"
+            )
         if self.rounds > self.candidates:
             raise ValueError(f"rounds must be at most candidates, got {self.rounds} and {self.candidates}")
         return self
+
+    @property
+    def look_ahead(self) -> int:
+        """Evaluations of a step that are kept for looking ahead from one more candidate than survives."""
+        return 0 if self.candidates == 1 else (self.beam_width + 1) * (self.horizon - 1)
+
+    @property
+    def least_evaluations(self) -> int:
+        """Of a step in which every hypothesis has a choice, and the look-ahead has one."""
+        return 1 if self.candidates == 1 else 2 * self.beam_width + self.look_ahead

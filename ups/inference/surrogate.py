@@ -93,7 +93,8 @@ class Surrogate(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Of everything that takes part in a prediction."""
-        parts = [self.model] + ([self.corrections[self.correction]] if self.correction != "none" else [])
+        names = {self.correction, self.search.config.source if self.search is not None else "none"} - {"none"}
+        parts = [self.model, *(self.corrections[name] for name in sorted(names))]
         return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
     @property
@@ -183,7 +184,7 @@ class Surrogate(nn.Module):
     def sample(self, initial_BXC: Tensor, parameters_BP: Tensor, steps: int, *, members: int, seed: int = 0) -> Tensor:
         """An ensemble of rollouts (K, B, steps, X, C), each with noise of its own; member 0 of seed 0 is `rollout`.
 
-        Without a correction all members are equal.
+        Without a correction and without a search all members are equal.
         """
         drawn = [self._rollout(initial_BXC, parameters_BP, steps, None, (seed, member)) for member in range(members)]
         return torch.stack(drawn)

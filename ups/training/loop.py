@@ -18,6 +18,7 @@ from ups.core.runtime import (
     compiled,
     compiles,
     deterministic_mode,
+    is_out_of_memory,
     own_randomness,
     peak_memory_gib,
     reset_peak_memory,
@@ -148,7 +149,7 @@ def train_stage(
             f"{explosion}; last rollout_nrmse {_shown(_latest(state.milestones))}",
         )
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         status, reason = Status.OUT_OF_MEMORY, _memory_reason(stage, state.step, run.device)
     return StageResult(
@@ -301,10 +302,6 @@ def _latest(milestones: dict[str, float]) -> float | None:
 
 def _shown(score: float | None) -> str:
     return "not measured yet" if score is None else f"{score:.4g}"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _memory_reason(stage: Stage, step: int, device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,15 @@ from pydantic import Field, field_validator
 
 from ups.core.artifacts import ArtifactStore
 from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ups.core.runtime import RuntimeConfig, peak_memory_gib, write_atomic
+from ups.core.runtime import (
+    RuntimeConfig,
+    deterministic_mode,
+    is_out_of_memory,
+    own_randomness,
+    peak_memory_gib,
+    reset_peak_memory,
+    write_atomic,
+)
 from ups.core.schema import Schema, fingerprint
 from ups.core.types import Progress, Report, Status
 from ups.data.task import Task
@@ -214,18 +223,27 @@ class Pipeline:
 
     def _add_search(self) -> None:
         """Fit the search at test time on training trajectories; it is kept if it lowers the validation score."""
-        begin, plain = time.perf_counter(), self.deploy()
-        search, after, note = None, None, ""
+        begin, plain, device = time.perf_counter(), self.deploy(), self.surrogate.reference_F.device
+        search, after, note, status = None, None, "", Status.COMPLETE
+        reset_peak_memory(device)
         try:
-            search = fit_search(plain, self.config.ttc, self.task.train)
-            after = score(plain.with_search(search), self.task.validation)
+            with own_randomness(device), deterministic_mode(self.runtime.deterministic):
+                search = fit_search(plain, self.config.ttc, self.task.train)
+                after = score(plain.with_search(search), self.task.validation)
         except NoReward as error:
             note = str(error)
+        except (MemoryError, RuntimeError) as error:
+            # the plain predictor is trained and stays
+            if not is_out_of_memory(error):
+                raise
+            status, note = Status.OUT_OF_MEMORY, "out of memory; fewer ttc.candidates or a smaller ttc.beam_width"
+        if after is not None and not math.isfinite(after):
+            after, note = None, "a searched rollout left the finite range"
         kept = after is not None and (self._best is None or after < self._best)
         self.search = search if kept else None
-        seconds, device = time.perf_counter() - begin, self.surrogate.reference_F.device
+        seconds = time.perf_counter() - begin
         self.summaries[SEARCH] = StageSummary(
-            Status.COMPLETE, self._best, after, kept, seconds, 0, False, peak_memory_gib(device), note
+            status, self._best, after, kept, seconds, 0, False, peak_memory_gib(device), note
         )
         self._best = after if kept else self._best
         if self._best is not None:
