@@ -78,6 +78,7 @@ def render(data: Data) -> str:
         _pair_table(data, lambda each: each["second"] not in ("plain", "best plain") or each["first"] != "ttc"),
         *_solver_sentences(data),
         *_wide_sentences(data),
+        *_judge_sentences(data),
         *_speed(data),
         f"Measured on {machine_words(data['machine'], list(_answers(data)))}.",
         *_notes(data),
@@ -93,7 +94,8 @@ def _protocol(p: Data) -> str:
         f"{p['dt']:g}, {p['train']} training, {p['validation']} validation and {p['test']} test trajectories; mean "
         "over trajectories, ± standard deviation over seeds. Rewards are fitted on training trajectories, settings are "
         "selected on validation trajectories by the mean over seeds, and test trajectories decide nothing. The wide "
-        f"operator has {p['wide_hidden_dim']} channels and trains {p['wide_seconds']:g} s."
+        f"operator has {p['wide_hidden_dim']} channels and trains {p['wide_seconds']:g} s. Later stages sampled at "
+        "temperature 1 while they trained, and decided there whether they are deployed."
     )
 
 
@@ -319,6 +321,24 @@ def _wide_sentences(data: Data) -> Iterator[str]:
             f"{case['name']}: the wide operator alone has {number(pair['ratio_of_means'])} times the error of the "
             f"plain rollout after as much training time, {pair['verdict']}"
             + ("; to be better than it says nothing of a wide operator that has converged." if worse else ".")
+        )
+
+
+def _judge_sentences(data: Data) -> Iterator[str]:
+    """What a learned critic could be worth: a whole second operator as the judge, and the same two averaged instead."""
+    for case in data["cases"]:
+        found = [run["test"]["rows"] for run in _measured(case, "test")]
+        names = ("ttc, judged by a second operator", "mean of both operators")
+        if not found or any(name not in rows for name in names for rows in found):
+            continue
+        judged, averaged = (
+            spread([mean_error(rows[name]["errors"]) / mean_error(rows["plain"]["errors"]) for rows in found])
+            for name in names
+        )
+        yield (
+            f"{case['name']}: with a second operator (the next seed's) as the judge, which has learned from all "
+            f"training trajectories, the same search has {judged} times the plain error; the two operators averaged in every "
+            f"step have {averaged} times."
         )
 
 

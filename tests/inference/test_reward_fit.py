@@ -86,8 +86,6 @@ def test_every_term_that_applies_is_fitted(equation: str) -> None:
     terms = reward_of(fit_search(surrogate, config_of({"min_correlation": 0.0}), solved(equation))).terms
     assert [each.name for each in terms] == applicable(surrogate.spec)
     for each in terms:
-        assert each.spread >= 0
-        assert -1 <= each.correlation <= 1
         assert each.used == (not each.reason)
 
 

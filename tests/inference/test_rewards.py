@@ -154,7 +154,7 @@ def test_the_truth_has_no_hinge(solved: dict[str, tuple[FieldSpec, Trajectories]
     reward = fit_search(surrogate, config, known).reward
     assert isinstance(reward, FittedReward)
     assert {each.name for each in reward.terms} == set(LAWS[spec.equation])
-    for trajectories, least in ((known, 0.99), (unseen, 0.97)):
+    for trajectories, least in ((known, 0.99), (unseen, 0.98)):
         move = true_moves(spec, trajectories)
         for each in reward.terms:
             alone = FittedReward((replace(each, spread=max(each.spread, 1e-6), used=True),))
