@@ -337,8 +337,8 @@ def _judge_sentences(data: Data) -> Iterator[str]:
         )
         yield (
             f"{case['name']}: with a second operator (the next seed's) as the judge, which has learned from all "
-            f"training trajectories, the same search has {judged} times the plain error; the two operators averaged in every "
-            f"step have {averaged} times."
+            f"training trajectories, the same search has {judged} times the plain error; the two operators averaged "
+            f"in every step have {averaged} times."
         )
 
 
