@@ -216,6 +216,14 @@ def _verdicts(data: Data) -> Iterator[str]:
             f"the plain rollout, {pair['verdict']}; the aim, at least {1 - GAIN_AIM:.0%} lower with an interval that "
             f"excludes zero, is {'reached' if reached else 'missed'}."
         )
+        errors = [error for run in _measured(case, "test") for error in run["test"]["rows"]["plain"]["errors"]]
+        lost = sum(error is None or error > 1 for error in errors)
+        if lost:
+            yield (
+                f"{case['name']}: {lost} of {len(errors)} plain test rollouts (all seeds) end worse than a field of "
+                "zeros, with an error above 1, and outweigh all others in every mean above; the typical ratio is the "
+                "one to read."
+            )
 
 
 def _budget_table(data: Data) -> str:
