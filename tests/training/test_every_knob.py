@@ -145,8 +145,6 @@ KNOBS: dict[str, tuple[Any, Values]] = {
     "ttc.reward.min_correlation": (1.0, SEARCHED),
     "ttc.reward.without": (("residual",), SEARCHED),
     "ttc.reward.conservation": (1000.0, {**IN_FLOW, "ttc.reward.dissipation": 1.0}),
-    "ttc.reward.maximum_principle": (1000.0, JUDGED),
-    "ttc.reward.total_variation": (1000.0, JUDGED),
     "ttc.reward.residual": (1000.0, JUDGED),
     "runtime.seed": (7, {}),
     "runtime.precision": ("bf16", {}),
@@ -205,8 +203,10 @@ ELSEWHERE = {
         }.items()
     },
     **{f"{LOSSES}{term}.{key}": "below, without training" for term in LossesConfig().terms for key in CURRICULUM},
-    "ttc.reward.dissipation": "a bound that no tiny model breaks: test_rewards.py",
-    "ttc.reward.positivity": "a bound that no tiny model breaks: test_rewards.py",
+    **{
+        f"ttc.reward.{bound}": "a bound that no tiny model breaks: test_rewards.py"
+        for bound in ("dissipation", "maximum_principle", "total_variation", "positivity")
+    },
     "ttc.reward.kind": "which of the keys below it there are: test_rewards.py",
     "runtime.device": "where, not what",
     "runtime.threads": "where, not what",

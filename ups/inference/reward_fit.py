@@ -145,7 +145,7 @@ def _fit(name: TermName, weight: float, tolerance: float, pools: list[tuple[Move
     spread = float(np.sqrt(values_HK.var(axis=1).mean()))
     correlation = float(spearman(values_HK.T, errors_HK.T).mean())
     # rounding makes what is conserved exactly differ in the last digits
-    silent = spread <= 1e-6 * max(abs(tolerance), 1.0)
+    silent = spread <= 1e-7
     reason = "does not differ between candidates" if silent else ""
     return FittedTerm(name, weight, tolerance, spread, correlation, not silent, reason)
 
