@@ -27,7 +27,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# about four hours on two idle cores; the results go to benchmarks/RESULTS.md
+# several hours on two cores; the results go to benchmarks/RESULTS.md
 bench: data/demo.h5
 	$(PYTHON) benchmarks/nu_table.py
 	$(PYTHON) benchmarks/stages.py

@@ -21,10 +21,8 @@ from ups.inference.search import Pool, Search
 from ups.inference.search_config import SearchConfig
 from ups.inference.surrogate import Surrogate
 
-TRUE_SHARE = 0.99
-"""of true steps that a hinge leaves alone"""
 _QUANTILE = 0.995
-"""of the training steps that tolerances are read off: others vary more than these by chance"""
+"""of the training steps that tolerances are read off, so that 99 % of others, too, stay below"""
 _TRAJECTORIES = 128
 _ROLLED_OUT = 16
 _STATES = 8
@@ -66,7 +64,7 @@ def term_values(name: TermName, tolerance: float, move: Move) -> Tensor:
 
 
 def _tolerances(surrogate: Surrogate, training: Trajectories, names: list[TermName]) -> dict[TermName, float]:
-    """What `TRUE_SHARE` of true steps violate each term by at most; no bound is made narrower than its law."""
+    """What 99 % of true steps violate each term by at most; no bound is made narrower than its law."""
     violations: dict[TermName, list[NDArray[np.float32]]] = {name: [] for name in names}
     fields_STXC, parameters_SP = _first(training, _TRAJECTORIES, surrogate.reference_F.device)
     for fields_TXC, parameters_P in zip(fields_STXC, parameters_SP, strict=True):

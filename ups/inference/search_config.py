@@ -20,7 +20,8 @@ class SearchConfig(Schema):
     """states of each hypothesis that are judged in a step, the plain one and a recombined one included"""
     choice: Literal["sample", "token"] = "token"
     """sample: a candidate is taken or left as a whole; token: the last candidate of a round takes every token from the
-    candidate that is locally best around it"""
+    candidate that is locally best around it; of a reward without a local term (maximum_principle, residual,
+    positivity) nothing can be recombined, so that every candidate is a draw"""
     source: Literal["none", "diffusion", "student"] = "none"
     """the sampled correction that candidates come from; none: Gaussian noise alone"""
     around: Literal["proposal", "operator"] = "proposal"
