@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tune.domain import Domain, Value, holds
-from tune.space import SearchConfig, Space, candidates
+from tune.space import MEASURED_AT_THE_END, SearchConfig, Space, candidates
 from tune.study import Plan
 from ups.config import RunConfig, diff, find_shipped, load_config, read_yaml
 from ups.core.errors import ConfigError
@@ -81,7 +81,7 @@ def check_space(config: SearchConfig, base: RunConfig) -> None:
         ConfigError: a path that does not exist or touches the task, a domain with an end that no config takes, a
             name that is the prefix of another, a `when` on an unknown name or in a circle, a milestone at which
             no validation falls, a knob of a stage or of a search at test time that no trial has, an interval in a
-            grid.
+            grid, an objective that the scheduler cannot judge by.
     """
     space = Space(config.space, base)
     for name in space.domains:
@@ -91,6 +91,7 @@ def check_space(config: SearchConfig, base: RunConfig) -> None:
         _check_stage_is_on(name, space)
     if config.strategy.sampler == "grid":
         _check_grid(space)
+    _check_objectives(config)
     for stage, shares in config.strategy.milestones.items():
         _check_milestones(stage, shares, space)
     for name, domain in space.domains.items():
@@ -153,6 +154,15 @@ def _check_stage_is_on(name: str, space: Space) -> None:
     if epochs not in space.domains and space.base_values.get(epochs) == 0:
         raise ConfigError(
             f"space.{name}: has no effect, the stage is off: {epochs} is 0 in the base and not in the space"
+        )
+
+
+def _check_objectives(config: SearchConfig) -> None:
+    late = [each.metric for each in config.objectives if each.metric in MEASURED_AT_THE_END]
+    if late and config.strategy.scheduler != "none":
+        raise ConfigError(
+            f"strategy.scheduler: {config.strategy.scheduler} judges trials at milestones, and {late[0]} is an "
+            "objective that is measured at the end of a run; use scheduler: none"
         )
 
 

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tune.store_cli import store_app
 from ups.cli import app
 from ups.cli.terminal import console, run_app, say
 
 if TYPE_CHECKING:
     from tune.search import Summary
     from tune.study import Plan
+
+app.add_typer(store_app, name="store")
 
 Study = Annotated[Path, typer.Argument(help="A STUDY folder, written by `ups search`.", metavar="STUDY")]
 
@@ -37,6 +40,13 @@ def search(
     store: Annotated[
         Path | None, typer.Option(help="Where finished stages live; studies may share it. [STUDY/store]")
     ] = None,
+    study_storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Path of a journal, or postgresql:// to search with others. [STUDY/journal.log]", metavar="URL"
+        ),
+    ] = None,
+    study_name: Annotated[str | None, typer.Option(help="In a database. [the name of the STUDY folder]")] = None,
     run: Annotated[
         Path | None, typer.Option(help="A finished run: the base, with its store; no stage is trained again.")
     ] = None,
@@ -61,6 +71,8 @@ def search(
         "budget.time": time_budget,
         "resources.concurrency": concurrency,
         "resources.store": None if store is None else str(store),
+        "resources.study_storage": study_storage,
+        "resources.study_name": study_name,
     }
     given = {path: value for path, value in changes.items() if value is not None}
     plan = load_plan_from_space(space, parse_overrides(overrides or []), given, base_file)
@@ -94,12 +106,15 @@ def trials(
 
     Example: ups trials runs/demo --top 5 --json trials.json
     """
-    from tune.listing import trials_json, trials_table
+    from tune.listing import pareto_table, trials_json, trials_table
     from tune.study import load_study
     from ups.core.runtime import write_atomic
 
     found = load_study(study)
     console().print(trials_table(found, top))
+    front = pareto_table(found)
+    if front is not None:
+        console().print(front)
     if json is not None:
         write_atomic(json, trials_json(found.trials).encode())
 
@@ -142,8 +157,8 @@ def _view(title: str, quiet: bool) -> Any:
     """A context manager that gives the view of a search."""
     from rich.console import Console
 
-    from tune.driver import NoView
     from tune.live import LineView, PanelView
+    from tune.running import NoView
 
     screen = Console(stderr=True)
     if quiet:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ups.evaluation.paired import CONFIDENCE, FEW_SEEDS, paired
 
-__all__ = ["CONFIDENCE", "FEW_SEEDS", "Comparison", "compare", "noise_floor"]
+__all__ = ["CONFIDENCE", "FEW_SEEDS", "Comparison", "compare", "seed_deviation"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def compare(challenger_NS: NDArray, reference_NS: NDArray, *, seed: int = 0) -> 
     )
 
 
-def noise_floor(scores: list[float]) -> float | None:
+def seed_deviation(scores: list[float]) -> float | None:
     """Standard deviation (n - 1) of one config's score over seeds: what a change of seed alone does to it.
 
     None for fewer than two seeds, or if one of them diverged.

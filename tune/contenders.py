@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tune.objectives import is_eligible, pareto_front
 from tune.retrain import Retraining
 from tune.study import StudyFolder
 from ups.config import RunConfig, diff
@@ -62,8 +63,9 @@ class Contender:
 def choose(study: StudyFolder, top: int, current: RunConfig | None) -> tuple[list[Contender], Contender, Contender]:
     """The candidates by score, the base, and what the winner has to beat: the current golden, or else the base.
 
-    Only trials that ran to the end count, each config once. The base and the golden are no candidates, unless one of
-    them leads the search: then it is the one to beat, and it says so.
+    Only trials that ran to the end and hold the constraints count, each config once; of a study with several
+    objectives only its Pareto front, by the error. The base and the golden are no candidates, unless one of them leads
+    the search: then it is the one to beat, and it says so.
     """
     base = Contender("base", None, _plain(study.base), None, {})
     reference = base
@@ -71,8 +73,11 @@ def choose(study: StudyFolder, top: int, current: RunConfig | None) -> tuple[lis
         reference = Contender("golden", None, _plain(current), None, differences(study.base, current))
     known = {identity(base.config): base, identity(reference.config): reference}
 
-    ranked = [trial for trial in study.trials if trial.state is Status.COMPLETE and trial.score is not None]
-    ranked.sort(key=lambda trial: (trial.score, trial.number))
+    if len(study.config.objectives) > 1:
+        ranked = list(pareto_front(study.trials, study.config))
+    else:
+        ranked = [trial for trial in study.trials if is_eligible(trial, study.config)]
+        ranked.sort(key=lambda trial: (trial.score, trial.number))
     candidates: list[Contender] = []
     seen: set[str] = set()
     for rank, trial in enumerate(ranked):

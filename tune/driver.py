@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from statistics import median
+from typing import Any
 
+from tune.batch import Batch
+from tune.objectives import best_of, is_eligible
+from tune.running import Running, Snapshot, View
 from tune.sampler import Proposer
-from tune.scheduler import MilestoneAsha, Verdict
-from tune.study import OpenStudy, TrialRecord, best_of
+from tune.scheduler import MilestoneAsha
+from tune.study import OpenStudy, TrialRecord
 from tune.trial import Outcome, Trial, milestone_key, stages_of
 from ups.config import RunConfig
 from ups.core.errors import ConfigError
@@ -23,97 +26,74 @@ INFEASIBLE_IN_A_ROW = 100
 LOST_IN_A_ROW = 3
 """so many trials after each other whose processes died for good, and the search ends: no worker can run here"""
 
+SPENT, ENOUGH = 50, 5
+"""how many of the latest trials an expectation of time rests on, and at least has to"""
+
+ASK_AGAIN_SECONDS = 2.0
+"""after which a trial asks again whether another driver has trained the stage that it needs"""
+
+LATE = "no further trial is expected to end within the time budget"
+EXHAUSTED = "there is no further combination, or none that is expected to end within the time budget"
+
 Check = Callable[[RunConfig], int | None]
 """number of weights of a config's model; raises ConfigError when the model does not fit the data"""
 
-
-@dataclass
-class Running:
-    """A trial on its way."""
-
-    trial: Trial
-    parameters: int | None
-    stage: str = ""
-    share: float = 0.0
-    score: float | None = None
-    seconds: float = 0.0
-    since: float = field(default_factory=time.monotonic)
-    milestones: dict[str, float] = field(default_factory=dict)
-    verdict: Verdict | None = None
-    is_lost: bool = False
-    stages: tuple[str, ...] = ()
-    """that it goes through, in their order"""
-
-    @property
-    def reused(self) -> tuple[str, ...]:
-        """Stages that it has passed without a word: a stage that is found in the store reports nothing."""
-        passed = self.stages[: self.stages.index(self.stage)] if self.stage in self.stages else ()
-        return tuple(stage for stage in passed if not any(key.startswith(f"{stage}:") for key in self.milestones))
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a person who looks at a search wants to know."""
-
-    wanted: int
-    states: Mapping[Status, int]
-    running: tuple[Running, ...]
-    best: TrialRecord | None
-    base: TrialRecord | None
-    elapsed_seconds: float
-    left_seconds: float | None
-
-    @property
-    def ended(self) -> int:
-        return sum(self.states.values())
-
-
-class View(Protocol):
-    """Whatever shows a search; `progress` comes often, `ended` once for every trial."""
-
-    def progress(self, snapshot: Snapshot) -> None: ...
-
-    def ended(self, record: TrialRecord, snapshot: Snapshot) -> None: ...
-
-
-class NoView:
-    """Shows nothing."""
-
-    def progress(self, snapshot: Snapshot) -> None:
-        return None
-
-    def ended(self, record: TrialRecord, snapshot: Snapshot) -> None:
-        return None
+Keys = Callable[[RunConfig], Mapping[str, str]]
+"""what the stages of a config are called in the store"""
 
 
 class Driver:
     """The state of a running search; every method is called from one thread."""
 
     def __init__(
-        self, study: OpenStudy, *, check: Check, concurrency: int, time_budget: float | None, view: View
+        self,
+        study: OpenStudy,
+        *,
+        check: Check,
+        keys: Keys,
+        concurrency: int,
+        time_budget: float | None,
+        view: View,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        strategy = study.plan.config.strategy
+        """
+        Args:
+            keys: config -> what its stages are called in the store: of two trials that need the same one, the second
+                waits without a worker.
+            clock: seconds; simulated ones where a search is replayed on recorded curves.
+        """
+        self._config = study.plan.config
         self._space = study.plan.space
-        self._wanted = strategy.trials
-        self._check = check
+        self._study = study
+        self._check, self._keys, self._clock = check, keys, clock
+        self._wanted = self._config.strategy.trials
         self._concurrency = concurrency
         self._view = view
         self._proposer = Proposer(study)
-        self._prunes = strategy.scheduler == "milestone_asha"
-        self.rungs = MilestoneAsha(strategy.milestones, strategy.keep)
-        self._passed: defaultdict[int, dict[str, float]] = defaultdict(dict)
-        for number, index, score in self._proposer.arrivals():
-            self.rungs.record(number, index, score)
-            self._passed[number][self.rungs.milestones[index].key] = score
-        self.records: dict[int, TrialRecord] = {
-            record.number: record for record in study.records() if record.state is not Status.RUNNING
-        }
+        self._prunes = self._config.strategy.scheduler == "milestone_asha"
+        self._by_weights = "parameters" in [objective.metric for objective in self._config.objectives]
+        self._batch = (
+            Batch(self._config.strategy.batch, self._proposer.asked, study) if self._config.strategy.batch else None
+        )
+        self.rungs = MilestoneAsha(self._config.strategy.milestones, self._config.strategy.keep)
+        self._passed: defaultdict[int, dict[int, float]] = defaultdict(dict)
+        self.records: dict[int, TrialRecord] = {}
+        self._states: Counter[Status] = Counter()
+        self._best: TrialRecord | None = None
+        for record in study.records():
+            if record.state is not Status.RUNNING:
+                self._add(record)
+        self._record_arrivals()
         self.running: dict[int, Running] = {}
+        self.parked: list[Running] = []
+        """asked for, and waiting for a stage that another trial trains"""
+        self._trained: set[str] = set()
         self.stop_reason: str | None = None
+        self._has_no_more = False
         self._infeasible = 0
         self._lost = 0
-        self._start = time.monotonic()
-        self._spent: list[float] = []
+        self._start = clock()
+        self._spent: deque[float] = deque(maxlen=SPENT)
         self._deadline = None if time_budget is None else self._start + time_budget
 
     def stop(self, reason: str) -> None:
@@ -121,37 +101,55 @@ class Driver:
         self.stop_reason = self.stop_reason or reason
 
     def should_stop(self) -> bool:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._deadline is not None and self._clock() >= self._deadline:
             self.stop("the time budget is spent")
         return self.stop_reason is not None
 
+    @property
+    def has_work(self) -> bool:
+        """Whether any trial of the study has not ended."""
+        return len(self.records) < self._wanted or self._proposer.may_come_back
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `next` will give nothing any more."""
+        return self.should_stop() or (self._has_no_more and not self.parked and not self._proposer.may_come_back)
+
     def next(self) -> Trial | None:
-        """The next trial to run, or None when there is none; an infeasible proposal ends here, at no cost."""
+        """The next trial to run, or None when there is none, or none yet: see `is_over`.
+
+        An infeasible proposal ends here, at no cost.
+        """
         while not self.should_stop():
-            trial = self._proposer.next()
-            if trial is None:
+            ready = self._unpark()
+            if ready is not None:
+                return ready.trial
+            if len(self.parked) >= self._concurrency or (self._batch is not None and self._batch.is_full):
                 return None
-            try:
-                config = self._space.config_of(trial.params)
-                parameters = self._check(config)
-            except ConfigError as error:
-                self._infeasible += 1
-                self.running[trial.number] = Running(trial, None)
-                self.end(trial.number, Outcome(Status.INFEASIBLE, reason=str(error)))
-                if self._infeasible >= INFEASIBLE_IN_A_ROW:
-                    self.stop(f"the last {self._infeasible} proposals were infeasible, such as: {error}")
+            if self._is_too_late():
+                self._stop_asking(LATE)
+                return None
+            trial = self._proposer.next(self._seconds_left)
+            if trial is None:
+                self._stop_asking(None if self._proposer.asked >= self._wanted else EXHAUSTED)
+                return None
+            if self._batch is not None:
+                self._batch.start(trial.number)
+            running = self._admit(trial)
+            if running is None:
                 continue
-            self._infeasible = 0
-            self.running[trial.number] = Running(
-                trial, parameters, milestones=dict(self._passed[trial.number]), stages=stages_of(config)
-            )
-            return trial
+            if self._holder_of_next_stage(running) is not None:
+                self.parked.append(running)
+                continue
+            return self._go(running).trial
         return None
 
     def progress(self, number: int, report: Mapping[str, Any]) -> bool:
         """Take in a report of a running trial; True stops it."""
         running = self.running[number]
-        running.stage, running.share, running.seconds = report["stage"], report["share"], report["seconds"]
+        running.stage, running.share = report["stage"], report["share"]
+        running.stage_seconds[running.stage] = report["seconds"]
+        self._trained.update(running.keys[stage] for stage in running.passed if stage in running.keys)
         score = report.get("score")
         if score is not None:
             running.score = score
@@ -160,84 +158,254 @@ class Driver:
         return self.is_stopped(number)
 
     def is_stopped(self, number: int) -> bool:
-        verdict = self.running[number].verdict
-        return verdict is not None and verdict.stop
+        return self.running[number].verdict.stop
 
-    def end(self, number: int, outcome: Outcome) -> TrialRecord:
-        """Close a trial."""
+    def end(self, number: int, outcome: Outcome) -> None:
+        """Close a trial; in deterministic mode when all of its batch have ended."""
         running = self.running.pop(number)
-        record = self._proposer.tell(number, outcome)
+        if outcome.state is Status.COMPLETE:
+            self._trained.update(running.keys.values())
         self._lost = self._lost + 1 if outcome.state is Status.FAILED and running.is_lost else 0
         if self._lost >= LOST_IN_A_ROW:
             self.stop(f"the workers of the last {self._lost} trials died for good")
-        self.records[number] = record
         if outcome.state is not Status.INFEASIBLE:
             # a first trial also waits for its worker to start, which no later one does
-            self._spent.append(outcome.seconds or time.monotonic() - running.since)
-        self._view.ended(record, self.snapshot())
-        return record
+            self._spent.append(outcome.seconds or self._clock() - running.since)
+        self._inherit(running, outcome)
+        if self._batch is None:
+            self._tell(number, outcome)
+            return
+        self._batch.end(number, outcome)
+        self._close_batch(last=self._has_no_more)
+
+    def waits(self, number: int) -> None:
+        """The trial found that another driver trains a stage that it needs: it gives its worker back and asks
+        again."""
+        running = self.running.pop(number)
+        running.not_before = self._clock() + ASK_AGAIN_SECONDS
+        self.parked.append(running)
 
     def pruned(self, number: int) -> Outcome:
         """The outcome of a trial that `progress` stopped."""
         running = self.running[number]
-        assert running.verdict is not None
         finite = running.score is not None and math.isfinite(running.score)
-        return Outcome(
-            state=Status.PRUNED if finite else Status.NOT_FINITE,
-            score=running.score if finite else None,
-            reason=running.verdict.reason,
-            milestones=running.milestones,
-            seconds=running.seconds,
-            parameters=running.parameters,
-            reused_stages=running.reused,
+        return self._outcome(
+            running,
+            Status.PRUNED if finite else Status.NOT_FINITE,
+            running.verdict.reason,
+            running.score if finite else None,
         )
 
     def lost(self, number: int, reason: str) -> Outcome:
         """The outcome of a trial whose worker died for good."""
         running = self.running[number]
         running.is_lost = True
-        return Outcome(
-            Status.FAILED,
-            reason=reason,
-            milestones=running.milestones,
-            seconds=running.seconds,
-            parameters=running.parameters,
-            reused_stages=running.reused,
-        )
+        return self._outcome(running, Status.FAILED, reason, None)
 
     def snapshot(self) -> Snapshot:
-        records = list(self.records.values())
         base = self.records.get(0)
         return Snapshot(
             wanted=self._wanted,
-            states=Counter(record.state for record in records),
+            states=self._states,
             running=tuple(self.running.values()),
-            best=best_of(records),
+            best=self._best,
             base=base if base is not None and base.state is Status.COMPLETE else None,
-            elapsed_seconds=time.monotonic() - self._start,
-            left_seconds=self._left(len(records)),
+            elapsed_seconds=self._clock() - self._start,
+            left_seconds=self._left(len(self.records)),
         )
+
+    # ------------------------------------------------------------------ starting
+
+    def _admit(self, trial: Trial) -> Running | None:
+        """The trial as it will run; None for one that is infeasible."""
+        try:
+            config = self._space.config_of(trial.params)
+            parameters = self._check(config)
+            limit = self._config.constraints.get("parameters")
+            if limit is not None and parameters is not None and parameters > limit.max and not trial.protected:
+                raise ConfigError(f"parameters: at most {limit.max:.0f} by the constraint, got {parameters}")
+        except ConfigError as error:
+            self._infeasible += 1
+            self.running[trial.number] = Running(trial, None)
+            self.end(trial.number, Outcome(Status.INFEASIBLE, reason=str(error)))
+            if self._infeasible >= INFEASIBLE_IN_A_ROW:
+                self.stop(f"the last {self._infeasible} proposals were infeasible, such as: {error}")
+            return None
+        self._infeasible = 0
+        passed = self._passed.get(trial.number, {})
+        running = Running(
+            trial,
+            parameters,
+            milestones={self.rungs.milestones[index].key: score for index, score in passed.items()},
+            stages=stages_of(config),
+            keys=self._keys(config),
+        )
+        if self._by_weights and parameters is not None:
+            self._proposer.note_weights(trial.number, parameters)
+        return None if self._batch is not None and self._is_stopped_before(running, passed) else running
+
+    def _is_stopped_before(self, running: Running, passed: Mapping[int, float]) -> bool:
+        """In deterministic mode a trial that was taken up again is judged once more where it was before: its driver
+        may have been killed after the verdict and before the end of its batch."""
+        for index, score in sorted(passed.items()):
+            running.stage, running.score = self.rungs.milestones[index].stage, score
+            self._judge(running, index, score)
+            if running.verdict.stop:
+                running.stage_seconds.setdefault(running.stage, 0.0)
+                self.running[running.trial.number] = running
+                self.end(running.trial.number, self.pruned(running.trial.number))
+                return True
+        running.stage, running.score = "", None
+        return False
+
+    def _go(self, running: Running) -> Running:
+        running.since = self._clock()
+        self.running[running.trial.number] = running
+        return running
+
+    def _unpark(self) -> Running | None:
+        """The first waiting trial that need not wait any more."""
+        for running in self.parked:
+            if self._holder_of_next_stage(running) is None and self._clock() >= running.not_before:
+                self.parked.remove(running)
+                return self._go(running)
+        return None
+
+    def _holder_of_next_stage(self, waiting: Running) -> Running | None:
+        """The trial that trains, or is going to train, what the waiting one needs first."""
+        missing = (key for key in waiting.keys.values() if key not in self._trained)
+        key = next(missing, None)
+        others = (*self.running.values(), *self.parked)
+        # of two that wait for the same stage the earlier one trains it
+        earlier = (other for other in others if other is not waiting and self._is_ahead(other, waiting))
+        return None if key is None else next((other for other in earlier if key in other.keys.values()), None)
+
+    def _is_ahead(self, other: Running, waiting: Running) -> bool:
+        return other.trial.number in self.running or other.trial.number < waiting.trial.number
+
+    def _inherit(self, ended: Running, outcome: Outcome) -> None:
+        """A verdict on a stage holds for every trial that waits for it: it would come to the same place."""
+        if outcome.state not in (Status.PRUNED, Status.EXPLODED, Status.NOT_FINITE, Status.STALLED):
+            return
+        stage = next(reversed([*outcome.stage_seconds]), None)
+        key = ended.keys.get(stage or "")
+        if key is None or key in self._trained:
+            return
+        for running in [each for each in self.parked if key in each.keys.values()]:
+            if running.trial.protected or not set(running.keys.values()) - self._trained:
+                continue
+            self.parked.remove(running)
+            self.running[running.trial.number] = running
+            reason = f"shares {stage} with trial {ended.trial.number}: {outcome.reason}"
+            self.end(
+                running.trial.number,
+                Outcome(
+                    outcome.state,
+                    outcome.score,
+                    reason,
+                    outcome.milestones,
+                    parameters=running.parameters,
+                    stage_seconds={stage or "": 0.0},
+                ),
+            )
+
+    @property
+    def _seconds_left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    def _is_too_late(self) -> bool:
+        """Whether no trial is expected to end within the time budget, by the quicker half of the latest ones."""
+        left = self._seconds_left
+        return left is not None and len(self._spent) >= ENOUGH and median(self._spent) > left
+
+    def _stop_asking(self, reason: str | None) -> None:
+        """There is nothing to propose: for good when all trials were asked for; else what has not ended, or was not
+        told, may open something still."""
+        if reason is None:
+            self._has_no_more = True
+        elif self.running or self.parked:
+            return
+        elif self._batch is None or not self._batch.is_begun:
+            self.stop(reason)
+        if self._batch is not None:
+            self._close_batch(last=True)
+
+    # ------------------------------------------------------------------ judging
 
     def _arrive(self, running: Running, score: float) -> None:
         number = running.trial.number
         if math.isfinite(score):
             running.milestones[milestone_key(running.stage, running.share)] = score
         milestone = self.rungs.milestone(running.stage, running.share)
-        if milestone is None:
+        if milestone is None or milestone.index in self._passed[number]:
             return
-        if math.isfinite(score) and not self.rungs.is_judged(number, milestone.index):
+        if math.isfinite(score):
             self._proposer.report(number, milestone.index, score)
-        at_end = running.share >= 1.0 and running.stages[-1:] == (running.stage,)
-        verdict = self.rungs.judge(number, milestone.index, score, protected=running.trial.protected, at_end=at_end)
+            self._passed[number][milestone.index] = score
+        self._judge(running, milestone.index, score)
+
+    def _judge(self, running: Running, index: int, score: float) -> None:
+        number, milestone = running.trial.number, self.rungs.milestones[index]
+        weights = float(running.parameters or 0) if self._by_weights else 0.0
+        if self._study.is_shared:
+            self._record_arrivals()
+        if self._batch is None:
+            self.rungs.record(number, index, score, weights)
+        at_end = milestone.share >= 1.0 and running.stages[-1:] == (milestone.stage,)
+        verdict = self.rungs.judge(
+            number, index, score, protected=running.trial.protected, at_end=at_end, weights=weights
+        )
         if self._prunes:
             running.verdict = verdict
 
+    def _record_arrivals(self) -> None:
+        """Put on the rungs what the journal has; in deterministic mode that of closed batches alone."""
+        for number, index, score, weights in self._proposer.arrivals():
+            if number not in self.records:
+                self._passed[number][index] = score
+            if self._batch is None or self._batch.is_closed(number):
+                self.rungs.record(number, index, score, weights)
+
+    # ------------------------------------------------------------------ ending
+
+    def _close_batch(self, *, last: bool) -> None:
+        """In deterministic mode: tell what a whole batch came to, by number, and put its arrivals on the rungs."""
+        assert self._batch is not None
+        if not self._batch.is_over(last):
+            return
+        for number, outcome in self._batch.take():
+            self._tell(number, outcome)
+        self._record_arrivals()
+
+    def _tell(self, number: int, outcome: Outcome) -> None:
+        record = self._proposer.tell(number, outcome)
+        self._passed.pop(number, None)
+        if record is not None:
+            self._add(record)
+            self._view.ended(record, self.snapshot())
+
+    def _add(self, record: TrialRecord) -> None:
+        self.records[record.number] = record
+        self._states[record.state] += 1
+        if is_eligible(record, self._config):
+            self._best = best_of([record] if self._best is None else [self._best, record], self._config)
+
+    def _outcome(self, running: Running, state: Status, reason: str, score: float | None) -> Outcome:
+        return Outcome(
+            state,
+            score,
+            reason,
+            milestones=running.milestones,
+            seconds=running.seconds,
+            parameters=running.parameters,
+            reused_stages=running.reused,
+            stage_seconds=running.stage_seconds,
+        )
+
     def _left(self, ended: int) -> float | None:
-        """Mean time of a trial of this invocation times what is left, shared by the workers."""
+        """Mean time of the latest trials times what is left, shared by the workers."""
         left = None
         if self._spent:
             left = sum(self._spent) / len(self._spent) * max(0, self._wanted - ended) / self._concurrency
-        if self._deadline is not None:
-            until = max(0.0, self._deadline - time.monotonic())
-            left = until if left is None else min(left, until)
-        return left
+        until = self._seconds_left
+        return left if until is None else until if left is None else min(left, until)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tune.charts import AMBER, BLUE, GREY, PALE, RED, Axis, Interval, Layer, Line, Points, chart, short
+from tune.charts import AMBER, BLUE, GREY, PALE, RED, Axis, Layer, Line, Points, chart, short
 from tune.domain import Domain
-from tune.study import StudyFolder, TrialRecord, best_of
+from tune.objectives import HEADINGS, best_of, broken, is_eligible, noise_floor, pareto_front
+from tune.space import SearchConfig
+from tune.study import StudyFolder, TrialRecord
 from tune.trial import DIVERGED
 from ups.core.types import Status
 from ups.training.pipeline import SEARCH, StagesConfig
@@ -23,17 +25,22 @@ _KINDS: tuple[tuple[str, str, Any, tuple[Status, ...]], ...] = (
 
 
 def scores_over_trials(study: StudyFolder) -> str:
-    """Every trial by number, and the best so far."""
-    best = best_of(study.trials)
+    """Every trial by number, the best so far, and the noise floor of the base."""
+    best, floor = best_of(study.trials, study.config), noise_floor(study.trials)
     layers = _marks(study.trials, lambda trial: trial.number)
-    numbers, lows = _best_so_far(study.trials, [trial.number for trial in study.trials])
+    numbers, lows = _best_so_far(study, [trial.number for trial in study.trials])
     if numbers:
         ends = [*numbers, study.trials[-1].number]
         layers.insert(0, Line(ends, [*lows, lows[-1]], "best so far", BLUE, steps=True))
     layers += _base_line(study, 0, study.trials[-1].number)
+    if floor is not None:
+        ends = [0.0, float(study.trials[-1].number)]
+        layers.append(Line(ends, [floor.threshold] * 2, "noise floor of the base", GREY, dashed=True))
     said = f"{len(study.trials)} trials. "
     if best is not None:
         said += f"The best is trial {best.number} with {short(best.score or 0.0)}. "
+    if floor is not None:
+        said += f"Above the noise floor of {short(floor.threshold)} a score says no more than another seed. "
     said += "Trials without any score are marked on the strip at the top."
     return chart("Score over trials", said, Axis("trial", whole=True, log=False), _SCORE, layers)
 
@@ -44,7 +51,7 @@ def best_over_time(study: StudyFolder) -> str:
     for trial in study.trials:
         total += trial.seconds * study.config.resources.cpus_per_worker
         spent.append(total)
-    places, lows = _best_so_far(study.trials, spent)
+    places, lows = _best_so_far(study, spent)
     if not places:
         return ""
     said = (
@@ -59,7 +66,7 @@ def best_over_time(study: StudyFolder) -> str:
 
 def learning_curves(study: StudyFolder) -> str:
     """Score of every trial at each of its validations, with the milestones at which trials are compared."""
-    best = best_of(study.trials)
+    best = best_of(study.trials, study.config)
     curves = {trial.number: _curve(trial) for trial in study.trials}
     trained = {stage for curve in curves.values() for stage, _, _ in curve}
     stages = [name for name in (*StagesConfig.model_fields, SEARCH) if name in trained]
@@ -100,105 +107,49 @@ def learning_curves(study: StudyFolder) -> str:
 def slices(study: StudyFolder) -> list[str]:
     """For each name of the space: score against its value."""
     return [
-        _slice(name, domain, [trial for trial in study.trials if name in trial.params])
+        _slice(name, domain, [trial for trial in study.trials if name in trial.params], study.config)
         for name, domain in study.config.space.items()
         if any(name in trial.params for trial in study.trials)
     ]
 
 
-def confirmation(promotion: Mapping[str, Any]) -> list[str]:
-    """Scores on the fresh seeds, and the improvement with its interval."""
-    contenders = [each for each in promotion["contenders"] if each["runs"]]
-    if not contenders:
-        return []
-    names = tuple(each["name"] for each in contenders)
-    axis = Axis("config", categories=names)
-    complete = [
-        (index, run)
-        for index, each in enumerate(contenders)
-        for run in each["runs"]
-        if run["status"] == "COMPLETE" and run["score"] is not None
-    ]
-    broken = [
-        (index, run) for index, each in enumerate(contenders) for run in each["runs"] if (index, run) not in complete
-    ]
-    layers: list[Layer] = [
-        Points(
-            [index for index, _ in complete],
-            [run["score"] for _, run in complete],
-            "validation, one mark a seed",
-            BLUE,
-            titles=[f"{names[index]}, seed {run['seed']}: {run['score']:.5g}" for index, run in complete],
-        )
-    ]
-    if broken:
-        titles = [f"{names[index]}, seed {run['seed']}: {run['status']}, {run['reason']}" for index, run in broken]
-        places = [index for index, _ in broken]
-        layers.append(Points(places, [None] * len(broken), "did not come through", RED, "cross", titles))
-    tested = [
-        (names.index(name) + 0.18, float(score), f"{name}, seed {seed}: {score:.5g}")
-        for name, scores in promotion["test"].items()
-        for seed, score in scores.items()
-        if score is not None
-    ]
-    if tested:
-        x, y, notes = zip(*tested, strict=True)
-        layers.append(Points(x, y, "test, one mark a seed", AMBER, "ring", notes))
-    said = f"Rollout error of {', '.join(names)} on {len(promotion['seeds'])} fresh seeds."
-    charts = [chart("Retraining on fresh seeds", said, axis, Axis("rollout_nrmse"), layers)]
-    comparison = promotion["comparison"]
-    if comparison:
-        charts.append(_improvement(comparison, promotion))
+def pareto(study: StudyFolder) -> list[str]:
+    """For each further objective: the error against it, with the trials that no other one beats in all objectives."""
+    config, charts = study.config, []
+    front = pareto_front(study.trials, config)
+    for metric in (objective.metric for objective in config.objectives[1:]):
+        measured = [
+            trial
+            for trial in study.trials
+            if trial.state is Status.COMPLETE and trial.score is not None and metric in trial.metrics
+        ]
+        groups: list[tuple[list[TrialRecord], str, str, Any]] = [
+            ([trial for trial in measured if broken(trial.metrics, config)], "breaks a constraint", RED, "cross"),
+            (
+                [trial for trial in measured if trial not in front and is_eligible(trial, config)],
+                "a trial",
+                GREY,
+                "ring",
+            ),
+            (list(front), "on the Pareto front", BLUE, "dot"),
+        ]
+        layers: list[Layer] = []
+        if len(config.objectives) == 2:
+            # by error, so the other objective falls: between two trials the dearer one is what there is
+            line = sorted((trial.metrics[metric], trial.score or 0.0) for trial in front)
+            layers.append(Line([x for x, _ in line], [y for _, y in line], colour=BLUE, steps=True))
+        for trials, label, colour, mark in groups:
+            if trials:
+                x = [trial.metrics[metric] for trial in trials]
+                titles = [f"{_title(trial)}, {metric} {trial.metrics[metric]:.4g}" for trial in trials]
+                layers.append(Points(x, [trial.score for trial in trials], label, colour, mark, titles))
+        if measured:
+            said = f"{len(front)} of {len(measured)} trials that ran to the end are on the Pareto front."
+            charts.append(chart(f"Error against {metric}", said, Axis(HEADINGS[metric]), _SCORE, layers))
     return charts
 
 
-def error_over_time(curves: Mapping[str, Mapping[str, Sequence[float | None]]], winner: str) -> str:
-    """Error of each predicted frame: winner and reference, beside the rows that anyone can check."""
-    layers: list[Layer] = []
-    of_winner = curves[winner]
-    styles = {
-        "persistence_rollout_nrmse": ("persistence (nothing changes)", GREY, True),
-        "mean_rollout_nrmse": ("constant initial mean", RED, True),
-        "coarse_solver_rollout_nrmse": ("coarse solver", AMBER, True),
-    }
-    for name, found in curves.items():
-        colour = BLUE if name == winner else GREY
-        layers.append(_over_time(found["time"], found["nrmse"], name, colour, dashed=False))
-    for key, (label, colour, dashed) in styles.items():
-        if key in of_winner:
-            layers.append(_over_time(of_winner["time"], of_winner[key], label, colour, dashed))
-    layers = [layer for layer in layers if layer.x]
-    last = [value for value in of_winner["nrmse"] if value is not None]
-    said = f"Mean error over the test trajectories, frame by frame; {winner} ends at {short(last[-1])}." if last else ""
-    axes = Axis("physical time", log=False), Axis("nRMSE of the frame")
-    return chart("Error over time on test", said or "The rollout leaves the finite range.", *axes, layers)
-
-
-def _over_time(
-    time: Sequence[float | None], values: Sequence[float | None], label: str, colour: str, dashed: bool
-) -> Line:
-    pairs = [(t, v) for t, v in zip(time, values, strict=True) if t is not None and v is not None and v > 0]
-    return Line([t for t, _ in pairs], [v for _, v in pairs], label, colour, dashed)
-
-
-def _improvement(comparison: Mapping[str, Any], promotion: Mapping[str, Any]) -> str:
-    per_seed = comparison["per_seed"]
-    label = f"{promotion['winner']} against {promotion['reference']}"
-    layers: list[Layer] = [
-        Line([-0.5, 1.5], [0.0, 0.0], "no difference", GREY, dashed=True),
-        Interval([0.0], [comparison["low"]], [comparison["high"]], "95 % interval", BLUE),
-        Points([0.0], [comparison["improvement"]], "mean", BLUE),
-        Points([1.0] * len(per_seed), per_seed, "one seed", AMBER, "ring"),
-    ]
-    said = (
-        f"Improvement of {label} on test: {short(comparison['improvement'])}, between {short(comparison['low'])} and "
-        f"{short(comparison['high'])}; above zero is better."
-    )
-    axis = Axis(label, categories=("mean", "each seed"))
-    return chart("Improvement on test", said, axis, Axis("decrease of rollout_nrmse", log=False), layers)
-
-
-def _slice(name: str, domain: Domain, trials: list[TrialRecord]) -> str:
+def _slice(name: str, domain: Domain, trials: list[TrialRecord], config: SearchConfig) -> str:
     if domain.choice is None:
         axis = Axis(name, log=domain.log, whole=domain.integers is not None)
         layers = _marks(trials, lambda trial: float(trial.params[name]))
@@ -209,7 +160,7 @@ def _slice(name: str, domain: Domain, trials: list[TrialRecord]) -> str:
         axis = Axis(name, categories=places)
         # side by side rather than on top of each other
         layers = _marks(trials, lambda trial: places.index(str(trial.params[name])) + 0.04 * (trial.number % 7 - 3))
-    best = best_of(trials)
+    best = best_of(trials, config)
     said = f"{len(trials)} trials with a value of {name}."
     if best is not None:
         value = best.params[name]
@@ -258,11 +209,11 @@ def _curve(trial: TrialRecord) -> list[tuple[str, float, float]]:
     return found
 
 
-def _best_so_far(trials: Sequence[TrialRecord], places: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Where the best score of a complete trial fell, and to what."""
+def _best_so_far(study: StudyFolder, places: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Where the best score of a trial that may be the best fell, and to what."""
     found: list[tuple[float, float]] = []
-    for trial, place in zip(trials, places, strict=True):
-        score = _finite(trial.score) if trial.state is Status.COMPLETE else None
+    for trial, place in zip(study.trials, places, strict=True):
+        score = _finite(trial.score) if is_eligible(trial, study.config) else None
         if score is not None and (not found or score < found[-1][1]):
             found.append((place, score))
     return [place for place, _ in found], [score for _, score in found]

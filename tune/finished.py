@@ -14,10 +14,9 @@ from ups.config import RunConfig, diff, load_config
 from ups.core.artifacts import ArtifactStore
 from ups.core.errors import ConfigError, UserError
 from ups.core.types import Status
-from ups.data.task import Task, load_task
-from ups.inference.surrogate import Surrogate
-from ups.run import build_run_surrogate, ignore, load_result
-from ups.training.pipeline import Pipeline
+from ups.data.task import load_task
+from ups.run import load_result
+from ups.training.keys import stage_keys
 
 CONFIG = "config.yaml"
 
@@ -43,9 +42,8 @@ def check_trains_nothing(plan: Plan, run: Path, store: Path) -> None:
         UserError: `store` lacks a stage of the run, or an override, a path of the space or a config of `start_from`
             asks for another one; or the task's data cannot be read.
     """
-    task = load_task(plan.base.task)
     given = load_config(run / CONFIG)
-    stages = _Stages(build_run_surrogate(given, task), task, store)
+    stages = _Stages(load_task(plan.base.task).fingerprint, store)
     for name, key in stages.keys(given).items():
         if stages.store.find(key) is None:
             raise UserError(
@@ -63,23 +61,11 @@ def check_trains_nothing(plan: Plan, run: Path, store: Path) -> None:
 class _Stages:
     """What the stages of a config are called in the store."""
 
-    def __init__(self, surrogate: Surrogate, task: Task, store: Path) -> None:
-        self._surrogate, self._task, self.store = surrogate, task, ArtifactStore(store)
+    def __init__(self, data: str, store: Path) -> None:
+        self._data, self.store = data, ArtifactStore(store)
 
     def keys(self, config: RunConfig) -> dict[str, str]:
-        return Pipeline(
-            config=config,
-            stages=config.stages,
-            runtime=config.runtime,
-            logging=config.logging,
-            task=self._task,
-            surrogate=self._surrogate,
-            folder=self.store.root,
-            store=self.store,
-            facts={},
-            report=ignore,
-            resume=False,
-        ).keys()
+        return stage_keys(config, self._data)
 
     def other_than(self, given: RunConfig, config: RunConfig) -> str | None:
         """The first stage of `config` that is none of `given`; one that it leaves out costs nothing."""

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.driver import Running, Snapshot
+from tune.running import Running, Snapshot
 from tune.study import TrialRecord
 from ups.core.types import Status
 

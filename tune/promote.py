@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from tune import golden
-from tune.confirm import compare, noise_floor
+from tune.confirm import compare, seed_deviation
 from tune.contenders import Contender, choose, fresh_seeds
 from tune.ledger import Ledger, earlier_reads
+from tune.objectives import broken
 from tune.parts import PARTS, Parts
 from tune.promotion import RECORD, Promotion, provenance, shown, summary
 from tune.retrain import Job, Retraining, default_workers, retrain
+from tune.space import SearchConfig
 from tune.study import StudyFolder, load_study
 from ups.config import RunConfig
 from ups.core.errors import UserError
@@ -44,8 +46,10 @@ def promote(
 ) -> Promotion:
     """Retrain the best trials on fresh seeds and write the winner to `out` if it really is better.
 
-    The winner among the candidates is the one with the best mean *validation* score. The test split is then read
-    once, for the winner and for what it has to beat: the golden at `out` (with `replace`), or else the base.
+    The winner among the candidates is the one with the best mean *validation* score that holds the study's constraints
+    on every fresh seed. The test split is then read once, for the winner and for what it has to beat: the golden at
+    `out` (with `replace`), or else the base. Of a study with several objectives the candidates are its Pareto front,
+    and the error alone decides among them: a golden is one config, and the other objectives have had their say.
 
     Args:
         top, seeds: how many trials, on how many fresh seeds; None takes the study's own.
@@ -97,7 +101,8 @@ def _confirm(
     if not candidates:
         states = Counter(str(trial.state) for trial in study.trials)
         seen = ", ".join(f"{number} {state}" for state, number in states.most_common()) or "no trials"
-        return replace(found, verdict=f"nothing to promote: no trial ran to the end ({seen})")
+        rule = " and holds the constraints" if study.config.constraints else ""
+        return replace(found, verdict=f"nothing to promote: no trial ran to the end{rule} ({seen})")
 
     everyone = {contender.name: contender for contender in (*candidates, reference, base)}
     contenders = _retrained(study, list(everyone.values()), seeds, workers, say, parts)
@@ -107,13 +112,19 @@ def _confirm(
         core_seconds=_core_seconds(study, contenders),
     )
     spread = [run.score for run in found.contender("base").runs if run.complete and run.score is not None]
-    found = replace(found, noise_floor={"validation": noise_floor(spread), "test": None})
+    found = replace(found, noise_floor={"validation": seed_deviation(spread), "test": None})
     tried = [found.contender(candidate.name) for candidate in candidates]
     finalists = [contender for contender in tried if contender.is_complete]
     if not finalists:
         ends = "; ".join(map(_failure, tried))
         return replace(found, verdict=f"nothing to promote: no candidate came through on every fresh seed ({ends})")
-    winner = min(finalists, key=lambda finalist: finalist.mean_score or 0.0)
+    finalists.sort(key=lambda finalist: finalist.mean_score or 0.0)
+    breaches = {finalist.name: _breach(finalist, study.config) for finalist in finalists}
+    winner = next((finalist for finalist in finalists if not breaches[finalist.name]), None)
+    ahead = finalists if winner is None else finalists[: finalists.index(winner)]
+    found = replace(found, passed_over={finalist.name: breaches[finalist.name] for finalist in ahead})
+    if winner is None:
+        return replace(found, verdict="nothing to promote: no candidate holds the constraints on every fresh seed")
     found = replace(found, winner=winner.name)
     if winner.name == found.reference:
         return replace(found, verdict=f"not confirmed: no trial does better than the {winner.name} on validation")
@@ -124,6 +135,12 @@ def _confirm(
 def _failure(contender: Contender) -> str:
     broken = [run for run in contender.runs if not run.complete]
     return f"{contender.name} on {len(broken)} of {len(contender.runs)}: {broken[0].status}, {broken[0].reason}"
+
+
+def _breach(contender: Contender, config: SearchConfig) -> str:
+    """The constraints that its retrainings broke, with the seeds; empty if all held."""
+    found = [f"{each} (seed {run.seed})" for run in contender.runs for each in broken(run.metrics, config)]
+    return "; ".join(found)
 
 
 def _retrained(
@@ -139,7 +156,7 @@ def _retrained(
     for seed in seeds:
         for contender in contenders:
             folder = study.path / _FOLDER / f"{contender.folder}-s{seed}"
-            jobs.append(Job(_seeded(study, contender.config, seed), folder))
+            jobs.append(Job(_seeded(study, contender.config, seed), folder, study.store))
             owner[folder] = contender.name
     workers = min(workers or default_workers(jobs[0].config), len(jobs))
     names = ", ".join(contender.name for contender in contenders)
@@ -177,7 +194,7 @@ def _judged(found: Promotion, ledger: Ledger) -> Promotion:
             for side, contender in enumerate((winner, reference))
         },
         baselines={name: known[f"{name}_rollout_nrmse"] for name in _BASELINES if f"{name}_rollout_nrmse" in known},
-        noise_floor={**found.noise_floor, "test": noise_floor(errors[reference.name].mean(axis=1).tolist())},
+        noise_floor={**found.noise_floor, "test": seed_deviation(errors[reference.name].mean(axis=1).tolist())},
     )
     # a trajectory on which the reference diverges is left out, in its favour; the winner may not diverge on any
     usable_S = np.isfinite(errors[reference.name]).all(axis=0)

@@ -32,6 +32,8 @@ class Promotion:
     """fingerprint of the task's data and split"""
     contenders: tuple[Contender, ...] = ()
     """the candidates in the order of their search scores, then what they are compared with"""
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+    """contender with a better mean than the winner -> the constraint that it broke on a fresh seed"""
     winner: str | None = None
     reference: str = "base"
     """what the winner has to beat: `base` or `golden`"""
@@ -73,6 +75,7 @@ def summary(found: Promotion) -> list[str]:
         scores = ", ".join(shown(run.score) if run.complete else str(run.status) for run in contender.runs)
         average = f", mean {shown(contender.mean_score)}" if contender.is_complete else ""
         lines.append(f"{contender.name}: validation {scores}{average}")
+    lines += [f"{name} was passed over: {why}" for name, why in found.passed_over.items()]
     if found.comparison and found.winner:
         better = found.comparison
         ours, theirs = (mean(found.test[name].values()) for name in (found.winner, found.reference))
@@ -128,6 +131,10 @@ def provenance(found: Promotion, study: StudyFolder, current: RunConfig | None, 
         if comparison
         else None,
         "noise_floor": {split: finite(value) for split, value in found.noise_floor.items()},
+        "objectives": [objective.metric for objective in study.config.objectives],
+        "constraints": {name: limit.max for name, limit in study.config.constraints.items()},
+        "measured": {side: [dict(run.metrics) for run in contender.runs] for side, contender in sides.items()},
+        "passed_over": dict(found.passed_over),
         "test_baselines": dict(found.baselines),
         "expected": {
             "seed": config.runtime.seed,

@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from tune import figures
+from tune import confirm_figures, figures
+from tune.objectives import (
+    HEADINGS,
+    best_of,
+    claim,
+    further_metrics,
+    is_eligible,
+    noise_floor,
+    pareto_front,
+    remarks,
+    shown_metric,
+)
 from tune.page import gallery, page, remark, section, table
 from tune.promotion import RECORD
-from tune.study import StudyFolder, TrialRecord, best_of, diverged_shares, load_study
+from tune.study import StudyFolder, TrialRecord, diverged_shares, load_study
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
 from ups.core.types import Status
@@ -47,6 +58,7 @@ def render(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
     sections = [
         section("Summary", _summary(study, promotion)),
         section("Best trials", _best_trials(study)),
+        *([section("Pareto front", _pareto(study))] if len(study.config.objectives) > 1 else []),
         section("Course of the search", _course(study)),
         section("Score against each parameter", gallery(figures.slices(study))),
         section("Trials that did not run to the end", _stopped(study)),
@@ -57,17 +69,22 @@ def render(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
 
 
 def _summary(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
-    best, base = best_of(study.trials), figures.base_of(study)
+    best, base = best_of(study.trials, study.config), figures.base_of(study)
     facts: list[tuple[str, str, str]] = []
     if best is not None:
         facts.append(("best score", _number(best.score), f"trial {best.number}, validation rollout_nrmse"))
     else:
-        facts.append(("best score", "none", "no trial ran to the end"))
+        ended = any(trial.state is Status.COMPLETE for trial in study.trials)
+        facts.append(("best score", "none", f"no trial {'holds the constraints' if ended else 'ran to the end'}"))
     if base is not None:
         against = "the best trial is the base itself" if best is base else ""
         if best is not None and best is not base:
             against = f"the best is {_delta(best, base)} against it"
         facts.append(("score of the base", _number(base.score), against))
+    floor = noise_floor(study.trials)
+    if floor is not None:
+        note = claim(study.trials, study.config) or f"standard deviation of the base over {floor.n} seeds"
+        facts.append(("noise floor", _number(floor.sd), note))
     states = Counter(str(trial.state) for trial in study.trials)
     facts.append(
         (
@@ -94,24 +111,43 @@ def _summary(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
 
 def _best_trials(study: StudyFolder) -> str:
     complete = [trial for trial in study.trials if trial.state is Status.COMPLETE and trial.score is not None]
-    complete.sort(key=lambda trial: (trial.score or 0.0, trial.number))
+    # those that break a constraint, and repetitions of the base, after all that may be the best
+    complete.sort(key=lambda trial: (not is_eligible(trial, study.config), trial.score, trial.number))
     if not complete:
         return remark("No trial ran to the end.")
-    base = figures.base_of(study)
+    more = f"The best {BEST_ROWS} of {len(complete)} that ran to the end." if len(complete) > BEST_ROWS else ""
+    shown = _scored("Best trials", complete[:BEST_ROWS], study)
+    return shown + (f'<p class="note">{more}</p>' if more else "")
+
+
+def _scored(name: str, trials: Sequence[TrialRecord], study: StudyFolder) -> str:
+    """A table of complete trials, with what was measured of each beside the error."""
+    base, config = figures.base_of(study), study.config
+    further = further_metrics(config)
     rows = [
         [
             str(trial.number) + ("" if trial.origin == "sampled" else f" ({Path(trial.origin).stem})"),
             _number(trial.score),
             "" if base is None or trial is base else _delta(trial, base),
             _duration(trial.seconds),
-            f"{trial.parameters:,}" if trial.parameters is not None else "–",
+            *(shown_metric(metric, trial) for metric in further),
+            *(["\n".join(remarks(trial, config)) or "held"] if config.constraints else []),
             _params(trial),
         ]
-        for trial in complete[:BEST_ROWS]
+        for trial in trials
     ]
-    header = ["trial", "score", "to the base", "time", "weights", "parameters"]
-    more = f"The best {BEST_ROWS} of {len(complete)} that ran to the end." if len(complete) > BEST_ROWS else ""
-    return table("Best trials", header, rows) + (f'<p class="note">{more}</p>' if more else "")
+    limits = ["constraints"] if config.constraints else []
+    header = ["trial", "score", "to the base", "time", *(HEADINGS[metric] for metric in further), *limits, "parameters"]
+    return table(name, header, rows)
+
+
+def _pareto(study: StudyFolder) -> str:
+    front = pareto_front(study.trials, study.config)
+    if not front:
+        return remark("No trial is on it yet.")
+    names = ", ".join(objective.metric for objective in study.config.objectives)
+    told = f"The trials that no other one beats in all of {names}."
+    return f"<p>{escape(told)}</p>" + _scored("Pareto front", front, study) + gallery(figures.pareto(study))
 
 
 def _course(study: StudyFolder) -> str:
@@ -144,6 +180,8 @@ def _confirmation(study: StudyFolder, promotion: Mapping[str, Any] | None) -> st
     if promotion is None:
         return remark("Nothing was promoted yet.")
     parts = [f"<p><strong>{escape(promotion['verdict'])}</strong></p>"]
+    for name, why in promotion.get("passed_over", {}).items():
+        parts.append(f"<p>{escape(f'{name} was passed over: {why}.')}</p>")
     comparison = promotion["comparison"]
     if comparison:
         low, high = comparison["low"], comparison["high"]
@@ -167,10 +205,10 @@ def _confirmation(study: StudyFolder, promotion: Mapping[str, Any] | None) -> st
     header = ["config", "in the search", "validation on fresh seeds", "mean", "test on fresh seeds"]
     if rows:
         parts.append(table("Scores on fresh seeds", header, rows))
-    charts = figures.confirmation(promotion)
+    charts = confirm_figures.confirmation(promotion)
     curves = _curves(study, promotion)
     if promotion["winner"] in curves:
-        charts.append(figures.error_over_time(curves, promotion["winner"]))
+        charts.append(confirm_figures.error_over_time(curves, promotion["winner"]))
     parts.append(gallery(charts))
     for each in promotion["contenders"]:
         if each["name"] == promotion["winner"] and each["changed"]:
@@ -204,7 +242,9 @@ def _space(study: StudyFolder) -> str:
         for name, domain in study.config.space.items()
     ]
     strategy = study.config.strategy
+    limits = ", ".join(f"{name} at most {limit.max:g}" for name, limit in study.config.constraints.items())
     told = (
+        f"Objectives {', '.join(each.metric for each in study.config.objectives)}; constraints {limits or 'none'}. "
         f"Base {study.config.base}; sampler {strategy.sampler}, scheduler {strategy.scheduler}, "
         f"keeping {strategy.keep:.0%} at each milestone, seed {strategy.seed}; data {', '.join(study.base.task.files)}."
     )

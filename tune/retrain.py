@@ -8,10 +8,10 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import Any
 
 import torch
 
+from tune.trial import metrics_of
 from ups.config import RunConfig, load_config
 from ups.core.runtime import pick_device
 from ups.core.types import RunResult, Status
 from ups.run import RESULT, identity, load_result
 
-Train = Callable[[RunConfig, Path], RunResult]
-"""Trains a config into a run folder, going on with what it finds there; never looks at test data."""
+Train = Callable[[RunConfig, Path, Path], RunResult]
+"""Trains a config into a run folder, going on with what it finds there, with stages from a store; never looks at test
+data."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Job:
 
     config: RunConfig
     folder: Path
+    store: Path
+    """of finished stages: configs that begin with the same ones, on the same seed, train those once"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Retraining:
     """name below STUDY/confirm"""
     reused: bool
     """found finished from an earlier promotion"""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """what was measured, as in `Outcome.metrics`; inference_ms while the other retrainings ran"""
 
     @property
     def complete(self) -> bool:
@@ -79,7 +85,7 @@ def retrain(jobs: Sequence[Job], train: Train, workers: int) -> Iterator[tuple[J
             waiting.append(job)
     if workers == 1 or len(waiting) < 2:
         for job in waiting:
-            yield job, _outcome(job, train(job.config, job.folder))
+            yield job, _outcome(job, train(job.config, job.folder, job.store))
     else:
         yield from _in_processes(waiting, train, min(workers, len(waiting)))
 
@@ -108,6 +114,7 @@ def _outcome(job: Job, result: RunResult, *, reused: bool = False) -> Retraining
         threads=job.config.runtime.threads or 1,
         folder=job.folder.name,
         reused=reused,
+        metrics=metrics_of(result),
     )
 
 
@@ -120,7 +127,7 @@ def _in_processes(jobs: list[Job], train: Train, workers: int) -> Iterator[tuple
         places.put(gpu)
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(alive, places))
     try:
-        futures = {pool.submit(train, job.config, job.folder): job for job in jobs}
+        futures = {pool.submit(train, job.config, job.folder, job.store): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], _outcome(futures[future], future.result())
         pool.shutdown(wait=True)

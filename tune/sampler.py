@@ -1,4 +1,4 @@
-"""Ask and tell: Optuna proposes trials, and learns from their outcomes.
+"""Ask and tell: trials are proposed, and what is learned from their outcomes.
 
 What Optuna is told decides what it learns. A trial that raised would be FAIL, which TPE ignores: on a space with a
 cliff it then proposes exploding trials for ever. So every verdict on a config is COMPLETE with a violated constraint.
@@ -6,154 +6,269 @@ cliff it then proposes exploding trials for ever. So every verdict on a config i
 
 from __future__ import annotations
 
-import hashlib
-import warnings
+import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.domain import Domain, Value, from_journal, to_journal
-from tune.space import Strategy
+from tune.classic import Given, build_sampler, seed_of, suggest
+from tune.domain import Value, from_journal
+from tune.levels import levels_of
+from tune.objectives import NOISE
+from tune.stage_tree import Branch, StageTree
 from tune.study import OpenStudy, TrialRecord
 from tune.trial import DIVERGED, Outcome, Trial
+from ups.config import RunConfig
 from ups.core.types import Status
 
 NO_SKILL = 1.0
 """score of a constant prediction: stands in for the worst complete score until there is one"""
-
-
-def build_sampler(strategy: Strategy, number: int) -> BaseSampler:
-    """The sampler that proposes trial `number`: its randomness comes from the seed and the number alone, so that
-    what it proposes is a function of the journal and nothing has to be saved."""
-    digest = hashlib.sha256(f"{strategy.seed}/{number}".encode()).digest()
-    seed = int.from_bytes(digest[:4], "big")
-    assert strategy.sampler != "grid", "a grid is enumerated"
-    if strategy.sampler == "random":
-        return RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(
-            seed=seed,
-            n_startup_trials=strategy.startup_trials,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-        )
-
-
-def fix_params(params: Mapping[str, Value]) -> BaseSampler:
-    """The sampler that proposes just these values."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        fixed = {name: to_journal(value) for name, value in params.items()}
-        return PartialFixedSampler(fixed, RandomSampler())
+_PARTS = ("score", "reason", "milestones", "seconds", "parameters", "metrics", "reused_stages", "stage_seconds")
+"""of an outcome, kept beside what Optuna keeps of it"""
 
 
 class Proposer:
-    """The ask-and-tell side of a study. Order: the base, `start_from`, then what the sampler or the grid says."""
+    """The ask-and-tell side of a study. Order: the base, on further seeds for the noise floor, `start_from`, then
+    what the sampler or the grid says."""
 
     def __init__(self, study: OpenStudy) -> None:
         self._study = study
-        self._strategy = study.plan.config.strategy
+        self._config = study.plan.config
+        self._strategy = self._config.strategy
         self._space = study.plan.space
+        self._metrics = [objective.metric for objective in self._config.objectives]
         self._to_resume = deque(study.unfinished())
         self._live: dict[int, optuna.Trial] = {}
-        self._given = [("base", study.plan.base)]
-        self._given += list(zip(study.plan.config.start_from, study.plan.start_from, strict=True))
+        self._given = _given(study)
         self._grid: list[dict[str, Value]] | None = None
+        self._tree: StageTree | None = None
         if self._strategy.sampler == "grid":
             self._grid = self._space.combinations_besides([config for _, config in self._given])
+        elif self._strategy.sampler == "stage_tree" and len(self._metrics) == 1:
+            self._tree = StageTree(
+                self._space,
+                levels_of(self._space),
+                startup=self._strategy.startup_trials,
+                nominal_costs=self._strategy.batch is not None,
+            )
+        self._started: set[int] = set()
+        self._unended: dict[int, dict[str, Value]] = {}
+        self._worst: dict[str, float] = {}
+        self._asked = len(study.optuna.get_trials(deepcopy=False))
+        self.sync()
 
     @property
     def asked(self) -> int:
         """Number of trials that the study has, in whatever state."""
-        return len(self._study.optuna.get_trials(deepcopy=False))
+        if self._study.is_shared:
+            self._asked = len(self._study.optuna.get_trials(deepcopy=False))
+        return self._asked
 
-    def arrivals(self) -> Iterable[tuple[int, int, float]]:
-        """(trial, milestone index, score) of every milestone that was ever judged."""
+    def arrivals(self) -> Iterator[tuple[int, int, float, float]]:
+        """(trial, milestone index, score, weights) of every milestone that was ever reported."""
         for trial in self._study.optuna.get_trials(deepcopy=False):
             for index, score in trial.intermediate_values.items():
-                yield trial.number, index, score
+                yield trial.number, index, score, trial.user_attrs.get("weights", 0.0)
 
-    def next(self) -> Trial | None:
-        """The next trial: one that an earlier driver left unfinished, or a new one; None when all were asked."""
+    def sync(self) -> None:
+        """Learn what the study's storage has and this process has not seen: all of it on a resume, later what other
+        drivers did. Events are taken in the order in which they happened."""
+        events: list[tuple[datetime, bool, FrozenTrial]] = []
+        for trial in self._study.optuna.get_trials(deepcopy=False):
+            if trial.number not in self._started and trial.datetime_start is not None and trial.params:
+                events.append((trial.datetime_start, False, trial))
+            ends = trial.number not in self._started or trial.number in self._unended
+            if ends and trial.number not in self._live and trial.datetime_complete is not None:
+                events.append((trial.datetime_complete, True, trial))
+        for _, ends, trial in sorted(events, key=lambda event: (event[0], event[1], event[2].number)):
+            if not ends:
+                params = {name: from_journal(value) for name, value in trial.params.items()}
+                self._learn_start(trial.number, params, trial.user_attrs)
+            elif "state" in trial.user_attrs:
+                self._learn_end(trial.number, _outcome_of(trial))
+
+    def next(self, seconds_left: float | None = None) -> Trial | None:
+        """The next trial: one that an earlier driver left unfinished, or a new one; None when all were asked, when
+        there is no further combination, or when none is expected to end in `seconds_left`."""
+        if self._study.is_shared:
+            self._to_resume.extend(self._study.unfinished())
+            self.sync()
         if self._to_resume:
-            return self._start(self._to_resume.popleft())
-        return self._start(None) if self.asked < self._strategy.trials else None
+            return self._take_up(self._to_resume.popleft())
+        return self._ask(seconds_left)
+
+    @property
+    def may_come_back(self) -> bool:
+        """Whether trials that others work on may still have to be taken up here."""
+        return self._study.is_shared and self._study.others_work()
+
+    def note_weights(self, number: int, parameters: int) -> None:
+        """Write down the size of a running trial, where that is an objective: its milestones are judged by it."""
+        self._live[number].set_user_attr("weights", parameters)
 
     def report(self, number: int, index: int, score: float) -> None:
         """Write down that a trial reached a milestone."""
-        self._live[number].report(score, index)
+        if self._study.is_shared and not self._study.holds(number):
+            return
+        # not `Trial.report`, which refuses to serve several objectives
+        self._study.optuna._storage.set_trial_intermediate_value(self._live[number]._trial_id, index, score)
 
-    def tell(self, number: int, outcome: Outcome) -> TrialRecord:
-        """Close a trial: its record in the journal, its lesson to Optuna, its line in `trials.jsonl`."""
+    def tell(self, number: int, outcome: Outcome) -> TrialRecord | None:
+        """Close a trial: its record in the journal, its lesson to the sampler, its line in `trials.jsonl`; None for
+        one that another driver has taken over, which took this one for dead."""
         trial = self._live.pop(number)
-        attributes = {
-            "state": str(outcome.state),
-            "reason": outcome.reason,
-            "score": outcome.score,
-            "milestones": dict(outcome.milestones),
-            "seconds": outcome.seconds,
-            "parameters": outcome.parameters,
-            "reused_stages": list(outcome.reused_stages),
-        }
-        for key, value in attributes.items():
-            trial.set_user_attr(key, value)
+        if self._study.is_shared and not self._study.holds(number):
+            return None
+        parts = {name: getattr(outcome, name) for name in _PARTS}
+        parts = {name: dict(value) if hasattr(value, "items") else value for name, value in parts.items()}
+        trial.set_user_attr("state", str(outcome.state))
+        for name, value in parts.items():
+            trial.set_user_attr(name, list(value) if isinstance(value, tuple) else value)
         state, lesson = self._lesson(trial, outcome)
         self._study.optuna.tell(trial, lesson, state=state)
+        self._learn_end(number, outcome)
         return self._study.note_ended(number)
 
-    def _start(self, left: FrozenTrial | None) -> Trial:
-        """Ask for a new trial, or take up one that was left; parameters that the journal has stay as they are."""
-        study = self._study.optuna
-        number = self.asked if left is None else left.number
-        origin, config = self._given[number] if number < len(self._given) else ("sampled", None)
-        fixed = {} if config is None else self._space.params_of(config)
-        if config is None and self._grid is not None:
-            study.sampler = fix_params(self._grid[number - len(self._given)])
-        else:
-            study.sampler = fix_params(fixed) if config else build_sampler(self._strategy, number)
-        trial = study.ask() if left is None else optuna.Trial(study, left._trial_id)
-        assert trial.number == number, "one driver asks for one trial after the other"
+    def _ask(self, seconds_left: float | None) -> Trial | None:
+        while (number := self.asked) < self._strategy.trials:
+            plan = self._plan(number, seconds_left)
+            if plan is None:
+                return None
+            self._study.optuna.sampler = Given({}, 0)
+            trial = self._study.ask(number)
+            if trial is not None:
+                self._asked = number + 1
+                return self._start(trial, *plan)
+            self.sync()  # another driver was faster: what it asked for is known before the next proposal
+        return None
+
+    def _take_up(self, left: FrozenTrial) -> Trial:
+        """A trial that was left; the parameters that the journal has of it stay as they are."""
+        known = {name: from_journal(value) for name, value in left.params.items()}
+        plan = None if left.number >= len(self._given) and self._is_whole(left) else self._plan(left.number, None)
+        trial = optuna.Trial(self._study.optuna, left._trial_id)
+        return self._start(trial, *(plan or ("sampled", None, Branch(known, None, None, ""))))
+
+    def _is_whole(self, left: FrozenTrial) -> bool:
+        """Whether every value of the trial was written before its driver was killed."""
+        try:
+            self._space.draw(lambda name, domain: from_journal(left.params[name]))
+        except KeyError:
+            return False
+        return True
+
+    def _plan(self, number: int, seconds_left: float | None) -> tuple[str, RunConfig | None, Branch | None] | None:
+        """(origin, given config, branch) of trial `number`; None where there is nothing to propose."""
+        if number < len(self._given):
+            return (*self._given[number], None)
+        if self._grid is not None:
+            return "sampled", None, Branch(self._grid[number - len(self._given)], None, None, "")
+        if self._tree is None:
+            return "sampled", None, None
+        branch = self._tree.propose(number, seed=seed_of(self._strategy, number), seconds_left=seconds_left)
+        return None if branch is None else ("sampled", None, branch)
+
+    def _start(self, trial: optuna.Trial, origin: str, config: RunConfig | None, branch: Branch | None) -> Trial:
+        study, number = self._study.optuna, trial.number
         self._live[number] = trial
-        if config is None:
-            return Trial(number, self._space.draw(lambda name, domain: _suggest(trial, name, domain)))
+        if config is not None:
+            return self._start_given(trial, origin, config)
+        if branch is None:
+            study.sampler = build_sampler(self._strategy, number)
+        else:
+            study.sampler = Given(branch.params, seed_of(self._strategy, number))
+            if branch.below is not None:
+                trial.set_user_attr("below", branch.below)
+                trial.set_user_attr("shares", branch.stage)
+        trial = self._live[number] = optuna.Trial(study, trial._trial_id)
+        params = self._space.draw(lambda name, domain: suggest(trial, name, domain))
+        self._learn_start(number, params, {})
+        return Trial(number, params)
+
+    def _start_given(self, trial: optuna.Trial, origin: str, config: RunConfig) -> Trial:
         base = self._space.base_values
         given = {path: value for path, value in config.flat().items() if path not in base or base[path] != value}
         trial.set_user_attr("origin", origin)
         trial.set_user_attr("given", given)
-        for name in fixed:
-            _suggest(trial, name, self._space.domains[name])
-        return Trial(number, {**given, **fixed}, protected=True)
+        # a further seed of the base says nothing of the space
+        params = {} if origin == NOISE else self._space.params_of(config)
+        self._study.optuna.sampler = Given(params, 0)
+        trial = self._live[trial.number] = optuna.Trial(self._study.optuna, trial._trial_id)
+        for name in params:
+            suggest(trial, name, self._space.domains[name])
+        self._learn_start(trial.number, params, {"given": given})
+        return Trial(trial.number, {**given, **params}, protected=True)
 
-    def _lesson(self, trial: optuna.Trial, outcome: Outcome) -> tuple[TrialState, float | None]:
+    def _learn_start(self, number: int, params: dict[str, Value], attributes: dict[str, Any]) -> None:
+        """A trial whose config the space cannot express has no place in the tree."""
+        if number in self._started:
+            return
+        self._started.add(number)
+        outside = set(attributes.get("given", ())) - set(params)
+        if self._tree is not None and params and not outside:
+            self._unended[number] = params
+            self._tree.start(number, params)
+        else:
+            self._unended[number] = {}
+
+    def _learn_end(self, number: int, outcome: Outcome) -> None:
+        params = self._unended.pop(number, None)
+        feasible = all(excess <= 0 for excess in self._config.violations(outcome.metrics).values())
+        if outcome.state is Status.COMPLETE:
+            for metric, value in self._values(outcome).items():
+                self._worst[metric] = max(value, self._worst.get(metric, value))
+        if self._tree is not None and params:
+            self._tree.end(number, params, outcome, feasible=feasible)
+
+    def _values(self, outcome: Outcome) -> dict[str, float]:
+        """Metric -> value of a complete trial, for every objective."""
+        assert outcome.score is not None, "a complete trial has a finite score"
+        measured = {**outcome.metrics, "rollout_nrmse": outcome.score}
+        return {metric: measured.get(metric, math.inf) for metric in self._metrics}
+
+    def _lesson(self, trial: optuna.Trial, outcome: Outcome) -> tuple[TrialState, list[float] | None]:
         if outcome.state is Status.FAILED:
             return TrialState.FAIL, None
-        if outcome.state in (Status.PRUNED, Status.STALLED):
+        single = len(self._metrics) == 1
+        if outcome.state in (Status.PRUNED, Status.STALLED) and single:
             if not self._study.optuna.get_trials(deepcopy=False)[trial.number].intermediate_values:
-                trial.report(self._worst() if outcome.score is None else outcome.score, 0)
+                trial.report(self._worst_of("rollout_nrmse") if outcome.score is None else outcome.score, 0)
             return TrialState.PRUNED, None
-        assert outcome.state is Status.COMPLETE or outcome.state in DIVERGED, outcome.state
+        # of several objectives the later ones are not known of a trial that was stopped: it counts as their worst
+        stopped = outcome.state in (Status.PRUNED, Status.STALLED)
+        assert stopped or outcome.state is Status.COMPLETE or outcome.state in DIVERGED, outcome.state
         for verdict in DIVERGED:  # the same keys on every trial: a sampler may demand it
             trial.set_constraint(verdict.lower(), 1.0 if outcome.state is verdict else 0.0)
+        for name, excess in self._config.violations(outcome.metrics).items():
+            trial.set_constraint(f"limit {name}", excess)
         if outcome.state is Status.COMPLETE:
-            assert outcome.score is not None, "a complete trial has a finite score"
-            return TrialState.COMPLETE, outcome.score
-        return TrialState.COMPLETE, self._worst()
+            return TrialState.COMPLETE, list(self._values(outcome).values())
+        return TrialState.COMPLETE, [self._worst_of(metric) for metric in self._metrics]
 
-    def _worst(self) -> float:
-        """The worst score of a complete trial so far: a made-up large value would distort the sampler."""
-        complete = [record for record in self._study.records() if record.state is Status.COMPLETE]
-        return max((record.score for record in complete if record.score is not None), default=NO_SKILL)
+    def _worst_of(self, metric: str) -> float:
+        """The worst value of a complete trial so far: a made-up large one would distort the sampler."""
+        return self._worst.get(metric, NO_SKILL)
 
 
-def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
-    if domain.choice is not None:
-        return from_journal(trial.suggest_categorical(name, [to_journal(option) for option in domain.choice]))
-    low, high = domain.bounds
-    if domain.integers is not None:
-        return trial.suggest_int(name, int(low), int(high), log=domain.log)
-    return trial.suggest_float(name, low, high, log=domain.log)
+def _given(study: OpenStudy) -> list[tuple[str, RunConfig]]:
+    """(origin, config) of the trials before the sampler's."""
+    base = study.plan.base
+    seeds = range(base.runtime.seed + 1, base.runtime.seed + study.plan.config.strategy.base_seeds)
+    given = [("base", base), *((NOISE, base.override({"runtime.seed": seed})) for seed in seeds)]
+    return [*given, *zip(study.plan.config.start_from, study.plan.start_from, strict=True)]
+
+
+def _outcome_of(trial: FrozenTrial) -> Outcome:
+    """The outcome that `Proposer.tell` wrote down."""
+    known = {name: trial.user_attrs[name] for name in _PARTS if name in trial.user_attrs}
+    return Outcome(
+        **{
+            **known,
+            "state": Status(trial.user_attrs["state"]),
+            "reused_stages": tuple(known.get("reused_stages", ())),
+        }
+    )

@@ -33,14 +33,18 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from tune.driver import Check, Driver, NoView, View
-from tune.study import OpenStudy, Plan, TrialRecord, best_of, diverged_shares
+from tune.driver import Check, Driver, Keys
+from tune.objectives import best_of
+from tune.running import NoView, View
+from tune.space import SearchConfig
+from tune.study import OpenStudy, Plan, TrialRecord, diverged_shares, store_folder
 from tune.trial import Outcome
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
 from ups.core.types import Status
 from ups.data.task import load_task
 from ups.run import count_parameters
+from ups.training.keys import stage_keys
 
 WORKER_DEATHS = 3
 """restarts of a trial whose process died, each from its last checkpoint"""
@@ -57,10 +61,11 @@ class Summary:
     stop_reason: str | None
     """why it ended before its last trial, if it did"""
     signalled: bool
+    config: SearchConfig
 
     @property
     def best(self) -> TrialRecord | None:
-        return best_of(self.records)
+        return best_of(self.records, self.config)
 
     @property
     def base(self) -> TrialRecord | None:
@@ -92,7 +97,7 @@ def run_search(
     Raises:
         UserError: the data cannot be read, the base does not fit it, or the folder cannot be taken.
     """
-    check = _no_check if trainer else _fit_to_data(plan)
+    check, keys = (_no_check, _keys_on("")) if trainer else _fit_to_data(plan)
     resources = plan.config.resources
     cpus = resources.cpus_per_worker
     concurrency = max(1, _cpus() // cpus) if resources.concurrency == "auto" else resources.concurrency
@@ -102,14 +107,15 @@ def run_search(
         driver = Driver(
             study,
             check=check,
+            keys=keys,
             concurrency=concurrency,
             time_budget=plan.config.budget.seconds,
             view=view or NoView(),
         )
-        store = Path(resources.store).absolute() if resources.store else study.folder / "store"
-        function = trial_function(study.folder, store, plan.space, cpus, trainer)
+        store = store_folder(study.folder, plan.config)
+        function = trial_function(study.folder, store, plan.space, cpus, trainer, plan.config.budget.trial_seconds)
         with _stop_on_signal(driver) as signals:
-            if len(driver.records) < plan.config.strategy.trials:
+            if driver.has_work:
                 with embedded_ray(concurrency * cpus):
                     _run_tune(driver, function, cpus, concurrency, study.folder)
         return Summary(
@@ -119,6 +125,7 @@ def run_search(
             time.monotonic() - start,
             driver.stop_reason,
             bool(signals),
+            plan.config,
         )
 
 
@@ -197,13 +204,15 @@ class _Searcher(_DriverSide, Searcher):
     def suggest(self, trial_id: str) -> Any:
         trial = self._driver.next()
         if trial is None:
-            return Searcher.FINISHED
+            return Searcher.FINISHED if self._driver.is_over else None
         self._numbers[trial_id] = trial.number
         return {"number": trial.number, "params": dict(trial.params)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         driver, number = self._driver, self._numbers.pop(trial_id)
-        if result is not None and "outcome" in result:
+        if result is not None and "busy" in result:
+            driver.waits(number)
+        elif result is not None and "outcome" in result:
             driver.end(number, Outcome.from_json(result["outcome"]))
         elif driver.is_stopped(number):
             driver.end(number, driver.pruned(number))
@@ -268,9 +277,10 @@ def _stop_on_signal(driver: Driver) -> Iterator[list[int]]:
             signal.signal(each, before)
 
 
-def _fit_to_data(plan: Plan) -> Check:
+def _fit_to_data(plan: Plan) -> tuple[Check, Keys]:
     """Read the data once, before anything is written, and check the given configs against it."""
-    spec = load_task(plan.base.task).spec
+    task = load_task(plan.base.task)
+    spec, fingerprint = task.spec, task.fingerprint
 
     def check(config: RunConfig) -> int:
         if config.ttc.enabled:
@@ -279,7 +289,11 @@ def _fit_to_data(plan: Plan) -> Check:
 
     for config in (plan.base, *plan.start_from):
         check(config)
-    return check
+    return check, _keys_on(fingerprint)
+
+
+def _keys_on(data: str) -> Keys:
+    return lambda config: stage_keys(config, data)
 
 
 def _no_check(config: RunConfig) -> None:

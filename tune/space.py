@@ -10,25 +10,39 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from tune import storage_url
 from tune.domain import Domain, Value, comparison_operand, holds, same
 from ups.core.schema import Schema, known_paths
 
 Suggest = Callable[[str, Domain], Value]
 """gives the value of one name, from its domain: a sampler, a random generator, a person"""
 
+Metric = Literal["rollout_nrmse", "inference_ms", "parameters", "peak_memory_gib"]
+"""validation error in physical units, milliseconds of one step of one trajectory, number of weights, memory of the
+training"""
+MEASURED_AT_THE_END: tuple[Metric, ...] = ("inference_ms", "peak_memory_gib")
+"""known when a run is over, and at no milestone before"""
+
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 class Objective(Schema):
-    metric: Literal["rollout_nrmse"] = "rollout_nrmse"
+    metric: Metric = "rollout_nrmse"
     direction: Literal["minimize"] = "minimize"
+
+
+class Limit(Schema):
+    """What a metric may be at most, in the metric's own unit."""
+
+    max: float = Field(gt=0)
 
 
 class Strategy(Schema):
     """Who proposes trials, and who stops them."""
 
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """grid: every combination of the choices once, in the order of the space; for ablations"""
+    sampler: Literal["stage_tree", "tpe", "gp", "cmaes", "random", "grid"] = "stage_tree"
+    """stage_tree: branches below finished stages, see `tune.stage_tree`; tpe with several objectives
+    grid: every combination of the choices once, in the order of the space; for ablations"""
     scheduler: Literal["milestone_asha", "none"] = "milestone_asha"
     """none: every trial runs to its end"""
     trials: int = Field(20, ge=1)
@@ -42,7 +56,13 @@ class Strategy(Schema):
     """stage -> shares of it at which trials are compared, increasing"""
     seed: int = Field(0, ge=0, lt=2**31)
     startup_trials: int = Field(10, ge=1)
-    """random proposals before TPE begins"""
+    """random proposals before the sampler learns"""
+    batch: int | None = Field(None, ge=1)
+    """deterministic mode: so many trials are proposed at a time and nothing is learned before all of them ended, so
+    that the same seed gives the same search whatever ends first"""
+    base_seeds: int = Field(1, ge=1)
+    """the base is trained under so many seeds first: their spread is the noise floor, below which nothing is an
+    improvement"""
 
     @field_validator("milestones")
     @classmethod
@@ -61,6 +81,21 @@ class Resources(Schema):
     """trials at a time; auto is what the machine's CPUs hold"""
     store: str | None = None
     """folder of finished stages, which several studies may share; null is STUDY/store"""
+    study_storage: str | None = None
+    """path of an Optuna journal, or postgresql:// where several drivers search one study; null is STUDY/journal.log"""
+    study_name: str | None = Field(None, min_length=1, max_length=200)
+    """of the study in a database; null is the name of the STUDY folder"""
+
+    @field_validator("study_storage")
+    @classmethod
+    def _can_be_opened(cls, place: str | None) -> str | None:
+        return None if place is None else storage_url.check(place)
+
+    @field_validator("study_storage", mode="before")
+    @classmethod
+    def _without_password(cls, place: Any) -> Any:
+        # below the other one, so that it is called first: an error shows what the validator that raised it was given
+        return storage_url.wash(place) if isinstance(place, str) else place
 
     @field_validator("concurrency")
     @classmethod
@@ -73,8 +108,10 @@ class Resources(Schema):
 class Budget(Schema):
     time: str | None = None
     """such as 90s, 30m, 2h, 1h30m; of one invocation"""
+    trial: str | None = None
+    """of training of one trial, over its restarts; then it is TIMED_OUT"""
 
-    @field_validator("time", mode="before")
+    @field_validator("time", "trial", mode="before")
     @classmethod
     def _duration(cls, time: Any) -> Any:
         if time is not None:
@@ -84,6 +121,10 @@ class Budget(Schema):
     @property
     def seconds(self) -> float | None:
         return None if self.time is None else duration_seconds(self.time)
+
+    @property
+    def trial_seconds(self) -> float | None:
+        return None if self.trial is None else duration_seconds(self.trial)
 
 
 class Confirm(Schema):
@@ -95,7 +136,10 @@ class SearchConfig(Schema):
     """A SPACE file."""
 
     base: str
-    objective: Objective = Objective()
+    objective: tuple[Objective, ...] = (Objective(),)
+    """one, or a list for a Pareto search; the first is the validation error"""
+    constraints: dict[Metric, Limit] = Field(default_factory=dict[Metric, Limit])
+    """what a trial has to hold to be the best, on the Pareto front or promoted"""
     space: dict[str, Domain] = Field(min_length=1)
     start_from: tuple[str, ...] = ()
     """configs tried right after the base, never pruned"""
@@ -103,6 +147,33 @@ class SearchConfig(Schema):
     resources: Resources = Resources()
     budget: Budget = Budget()
     confirm: Confirm = Confirm()
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, Mapping | Objective) else value
+
+    @field_validator("objective")
+    @classmethod
+    def _error_first(cls, objective: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        names = [each.metric for each in objective]
+        if names[:1] != ["rollout_nrmse"]:
+            raise ValueError("the first objective must be rollout_nrmse")
+        if len(set(names)) < len(names):
+            raise ValueError("each metric at most once")
+        return objective
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return self.objective
+
+    def violations(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Every constraint with how far `metrics` is above it, in the metric's unit; above zero is violated.
+
+        A metric that was not measured violates nothing: before its end a run has no latency, and one that never came
+        to its end is refused for that. `tune.objectives.broken` is stricter.
+        """
+        return {name: metrics[name] - limit.max if name in metrics else 0.0 for name, limit in self.constraints.items()}
 
 
 def duration_seconds(text: str) -> float:

@@ -1,38 +1,36 @@
 """The STUDY folder: what was searched, what every trial came to, and who may write to it.
 
 study.yaml     the resolved space, the base config, the configs of `start_from`
-journal.log    Optuna's journal: the one truth, everything else is derived from it
-trials.jsonl   a line for every trial that ended, for other tools
+journal.log    Optuna's journal: the one truth, everything else is derived from it (or `resources.study_storage` is:
+               another path, whose last copy this one then is, or a database that several drivers share)
+trials.jsonl   a line for every trial that ended, for other tools; in a shared study, of those that ended here
 store/         finished stages, each trained once for all trials that share it (elsewhere with `--store`)
 runs/0007/     the run folder of trial 7
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import optuna
 import yaml
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.domain import from_journal
+from tune.objectives import best_of
 from tune.space import SearchConfig, Space
+from tune.storage import backend_of, read_trials, take_lock
+from tune.storage_url import is_database
 from ups.config import RunConfig
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
 from ups.core.types import Status
-
-STUDY_NAME = "search"
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,9 @@ class TrialRecord:
     parameters: int | None
     """number of weights"""
     origin: str = "sampled"
-    """sampled, base, or the config of `start_from`"""
+    """sampled, base, noise (the base on a further seed), or the config of `start_from`"""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """what was measured of rollout_nrmse, inference_ms, parameters and peak_memory_gib"""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "state": str(self.state), "reused_stages": list(self.reused_stages)}
@@ -79,6 +79,27 @@ class Plan:
             "start_from": [config.model_dump(mode="json") for config in self.start_from],
         }
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Plan:
+        """
+        Raises:
+            UserError: not what `to_yaml` writes.
+        """
+        try:
+            content = yaml.safe_load(text)
+            return cls(
+                SearchConfig.parse(content["search"]),
+                RunConfig.parse(content["base"]),
+                tuple(RunConfig.parse(config) for config in content["start_from"]),
+            )
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise UserError(f"damaged, {type(error).__name__}: {str(error).splitlines()[0]}") from None
+
+    def kept_at(self, place: str | None, name: str | None) -> Plan:
+        """The same search with its trials kept there."""
+        paths = {"resources.study_storage": place, "resources.study_name": name}
+        return replace(self, config=self.config.override(paths))
 
     def difference(self, other: Plan) -> str | None:
         """The first setting in which this plan (here) and the one of a folder (there) search different things.
@@ -110,8 +131,13 @@ class StudyFolder:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The complete trial with the smallest score; no other ran to the end."""
-        return best_of(self.trials)
+        """The trial with the smallest score among those that ran to the end and hold the constraints."""
+        return best_of(self.trials, self.config)
+
+    @property
+    def store(self) -> Path:
+        """Where its finished stages are."""
+        return store_folder(self.path, self.config)
 
     def config_of(self, record: TrialRecord) -> RunConfig:
         """The complete config that the trial trained."""
@@ -123,6 +149,11 @@ class StudyFolder:
 
 def run_folder(study: Path, number: int) -> Path:
     return study / "runs" / f"{number:04d}"
+
+
+def store_folder(study: Path, config: SearchConfig) -> Path:
+    """Absolute path of the folder of finished stages: the study's own, or the one it shares with others."""
+    return Path(config.resources.store or study / "store").absolute()
 
 
 def diverged_shares(trials: Sequence[TrialRecord]) -> tuple[float, float] | None:
@@ -142,28 +173,25 @@ def diverged_shares(trials: Sequence[TrialRecord]) -> tuple[float, float] | None
     return first, second
 
 
-def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    complete = [record for record in records if record.state is Status.COMPLETE and record.score is not None]
-    return min(complete, key=lambda record: (record.score, record.number), default=None)
-
-
 def load_study(folder: Path) -> StudyFolder:
     """Read a study; nothing is written.
 
     Raises:
-        UserError: the folder holds no study.
+        UserError: the folder holds no study, or the database that it is in cannot be read.
     """
     plan = load_plan(folder)
-    return StudyFolder(folder, plan.config, plan.base, load_trials(folder))
+    return StudyFolder(folder, plan.config, plan.base, _trials_of(folder, plan))
 
 
 def load_trials(folder: Path) -> tuple[TrialRecord, ...]:
     """Every trial by number. One that runs is RUNNING while its search does, and INTERRUPTED after that."""
-    if not (folder / "journal.log").is_file():
-        return ()
-    searching = _is_locked(folder)
-    study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(folder))
-    return tuple(record_of(trial, searching) for trial in study.get_trials(deepcopy=False))
+    return _trials_of(folder, load_plan(folder))
+
+
+def _trials_of(folder: Path, plan: Plan) -> tuple[TrialRecord, ...]:
+    resources = plan.config.resources
+    trials, is_running = read_trials(folder, resources.study_storage, resources.study_name)
+    return tuple(record_of(trial, is_running(trial)) for trial in trials)
 
 
 def load_plan(folder: Path) -> Plan:
@@ -171,14 +199,9 @@ def load_plan(folder: Path) -> Plan:
     if not path.is_file():
         raise UserError(f"{folder}: no study here (study.yaml is missing)")
     try:
-        content = yaml.safe_load(path.read_text())
-        return Plan(
-            SearchConfig.parse(content["search"]),
-            RunConfig.parse(content["base"]),
-            tuple(RunConfig.parse(config) for config in content["start_from"]),
-        )
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged, {type(error).__name__}: {str(error).splitlines()[0]}") from None
+        return Plan.from_yaml(path.read_text())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def record_of(trial: FrozenTrial, searching: bool) -> TrialRecord:
@@ -199,41 +222,65 @@ def record_of(trial: FrozenTrial, searching: bool) -> TrialRecord:
         milestones=attributes.get("milestones", {}),
         parameters=attributes.get("parameters"),
         origin=attributes.get("origin", "sampled"),
+        metrics=attributes.get("metrics", {}),
     )
 
 
 class OpenStudy:
-    """A study that this process, and no other, searches: a context manager around its lock and its journal."""
+    """A study that this process searches: a context manager around the lock of its folder and its storage.
+
+    No other process writes to the folder. In a database others may search the same study, each in a folder of its
+    own: then a trial belongs to the driver that asked for it, until that one is dead.
+    """
 
     def __init__(self, folder: Path, plan: Plan, *, resume: bool) -> None:
         """Create the study, or take it up again.
 
         Raises:
             UserError: another search runs in the folder; it holds a study and `resume` is off, or one of another
-                space; it holds something else; it cannot be written.
+                space; it holds something else; it cannot be written; the database cannot be reached, or holds a
+                study of another space under the name.
         """
         self.folder = folder.absolute()
-        self.plan = plan
-        existing = (folder / "study.yaml").exists()
-        if existing:
-            self._check_same(load_plan(folder), resume)
+        if (folder / "study.yaml").exists():
+            there = load_plan(folder)
+            self.plan = _settled(plan, self.folder, there)
+            self._check_same(there, resume)
         elif folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
             raise UserError(f"{folder}: not empty and no study; choose another folder with --out")
+        else:
+            self.plan = _settled(plan, self.folder, None)
+        resources = self.plan.config.resources
+        self._backend = backend_of(self.folder, resources.study_storage, resources.study_name)
+        self.is_shared = self._backend.is_shared
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held until close)
-            self._take_lock()
-            (self.folder / "runs").mkdir(exist_ok=True)
-            write_atomic(self.folder / "study.yaml", plan.to_yaml().encode())
+            self._lock = take_lock(self.folder / ".lock", self.folder)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-        _drop_half_line(self.folder / "journal.log")
-        self.storage = _storage(self.folder)
-        self.optuna = optuna.create_study(
-            study_name=STUDY_NAME, storage=self.storage, direction="minimize", load_if_exists=True
-        )
-        lines = [json.dumps(record.to_json()) + "\n" for record in self.records() if record.state in _ENDED]
-        write_atomic(self.folder / "trials.jsonl", "".join(lines).encode())
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def _open(self) -> None:
+        directions = [objective.direction for objective in self.plan.config.objectives]
+        self.optuna, created_as = self._backend.open(directions, self.plan.to_yaml())
+        difference = self.plan.difference(Plan.from_yaml(created_as))
+        if difference is not None:
+            resources = self.plan.config.resources
+            where = f"{resources.study_storage or self.folder}, study {resources.study_name!r}"
+            raise UserError(f"{where}: holds a study of another space ({difference}); choose another --study-name")
+        self._backend.start()
+        self._taken: set[int] = set()
+        try:
+            (self.folder / "runs").mkdir(exist_ok=True)
+            write_atomic(self.folder / "study.yaml", self.plan.to_yaml().encode())
+            lines = [json.dumps(record_of(trial, True).to_json()) + "\n" for trial in self._ended_here()]
+            write_atomic(self.folder / "trials.jsonl", "".join(lines).encode())
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
     def __enter__(self) -> Self:
         return self
@@ -241,25 +288,64 @@ class OpenStudy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._backend.close()
         self._lock.close()
 
     def records(self, *, searching: bool = True) -> tuple[TrialRecord, ...]:
         """Every trial by number; those without an end are RUNNING, or INTERRUPTED when nobody searches on."""
-        return tuple(record_of(trial, searching) for trial in self.optuna.get_trials(deepcopy=False))
+        return tuple(
+            record_of(trial, self._backend.is_running(trial, searching))
+            for trial in self.optuna.get_trials(deepcopy=False)
+        )
+
+    def ask(self, number: int) -> optuna.Trial | None:
+        """Ask Optuna for trial `number`, the next one; None when another driver has got it in the meantime.
+
+        However many drivers ask, every number is given once and none is left out.
+        """
+        trial = self._backend.ask(self.optuna, number)
+        if trial is not None:
+            self._taken.add(number)
+        return trial
 
     def unfinished(self) -> list[FrozenTrial]:
-        """Trials that an earlier driver left running, by number."""
-        return self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        """Open trials that nobody works on, by number; whoever gets them here has to end them.
+
+        Those that an earlier driver of this folder left, and in a shared study those of drivers that are dead or have
+        ended. Each is given once. In a shared study more may come at any time.
+        """
+        # by number, as two drivers that lock rows in other orders would wait for each other
+        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        found = [trial for trial in running if trial.number not in self._taken and self._backend.take(trial)]
+        self._taken.update(trial.number for trial in found)
+        return found
+
+    def holds(self, number: int) -> bool:
+        """Whether an open trial is still this driver's: after a silence another may have taken it up, and ended it.
+
+        Asked before a trial is reported or told in a shared study; what is not held is dropped without a word.
+        """
+        trial = self.optuna.get_trials(deepcopy=False)[number]
+        return not trial.state.is_finished() and self._backend.holds(trial)
+
+    def others_work(self) -> bool:
+        """Whether other drivers work on open trials: until they have ended, some may still come to `unfinished`."""
+        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return any(not self._backend.holds(trial) for trial in running)
 
     def note_ended(self, number: int) -> TrialRecord:
-        """Add a trial that was told to the journal to `trials.jsonl`, and make both outlive a power cut."""
+        """Add a trial that was told to `trials.jsonl`, and make both outlive a power cut."""
         record = record_of(self.optuna.get_trials(deepcopy=False)[number], True)
         with open(self.folder / "trials.jsonl", "a") as stream:
             stream.write(json.dumps(record.to_json()) + "\n")
-        for name in ("journal.log", "trials.jsonl"):
-            with open(self.folder / name, "rb") as stream:
-                os.fsync(stream.fileno())
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._backend.sync()
         return record
+
+    def _ended_here(self) -> list[FrozenTrial]:
+        trials = self.optuna.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state.is_finished() and self._backend.holds(trial)]
 
     def _check_same(self, other: Plan, resume: bool) -> None:
         difference = self.plan.difference(other)
@@ -268,57 +354,35 @@ class OpenStudy:
         if not resume:
             raise UserError(f"{self.folder}: holds this study already; continue it with --resume")
 
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "unknown"
-            raise UserError(f"{self.folder}: another search is writing to it (process {holder})") from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+
+def _settled(plan: Plan, folder: Path, there: Plan | None) -> Plan:
+    """The plan with the place of its trials written out: the given one, else the one that the folder has.
+
+    Raises:
+        UserError: the folder's trials are in another place.
+    """
+    resources = plan.config.resources
+    place, name = resources.study_storage, resources.study_name
+    if place is not None and not is_database(place):
+        place = str(Path(place).absolute())
+    if there is not None:
+        kept = there.config.resources
+        if place not in (None, kept.study_storage) or name not in (None, kept.study_name):
+            raise UserError(
+                f"{folder}: its trials are kept in {_spoken(kept.study_storage, kept.study_name)}, not in "
+                f"{_spoken(place, name)}; resume it without --study-storage and --study-name, or choose another --out"
+            )
+        place, name = kept.study_storage, kept.study_name
+    if not is_database(place):
+        if name is not None:
+            raise UserError("a name is for a study in a database; give --study-storage postgresql://... as well")
+        return plan if place is None else plan.kept_at(place, None)
+    return plan.kept_at(place, name or folder.name)
 
 
-_ENDED = frozenset(Status) - {Status.RUNNING, Status.INTERRUPTED}
-
-
-class _Journal(JournalFileBackend):
-    """Optuna's journal file, without its lock (the driver holds the folder's, and Optuna's would outlive a kill -9)
-    and without an fsync for every write: what a killed process wrote is there all the same."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs))
-
-
-def _storage(folder: Path) -> JournalStorage:
-    return JournalStorage(_Journal(folder / "journal.log"))
-
-
-def _drop_half_line(journal: Path) -> None:
-    """Cut a last line that a kill left unfinished: Optuna would append to it, and never read the file again."""
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with open(journal, "r+b") as stream:
-            stream.truncate(content.rfind(b"\n") + 1)
-
-
-def _is_locked(folder: Path) -> bool:
-    try:
-        with open(folder / ".lock") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def _spoken(place: str | None, name: str | None) -> str:
+    where = "its journal.log" if place is None else place
+    return where if name is None else f"{where} as {name!r}"
 
 
 def _identity(config: SearchConfig) -> Mapping[str, Any]:

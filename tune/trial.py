@@ -34,6 +34,17 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
     return (*trained, SEARCH) if config.ttc.enabled else trained
 
 
+def metrics_of(result: RunResult) -> dict[str, float]:
+    """What a run measured, under the names that objectives and constraints use."""
+    measured = {
+        "rollout_nrmse": result.score,
+        "inference_ms": result.inference_ms,
+        "parameters": result.parameters,
+        "peak_memory_gib": result.peak_memory_gib,
+    }
+    return {name: value for name, value in measured.items() if value is not None and math.isfinite(value)}
+
+
 @dataclass(frozen=True)
 class Trial:
     """One complete config to be trained."""
@@ -57,8 +68,12 @@ class Outcome:
     """score at each validation, keyed `stage:share`"""
     seconds: float = 0.0
     parameters: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """what was measured of rollout_nrmse, inference_ms, parameters and peak_memory_gib; finite numbers only"""
     reused_stages: tuple[str, ...] = ()
     """stages that were found finished in the store"""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """seconds of each stage that this trial trained, in their order; the last is where it ended"""
 
     @classmethod
     def of(cls, result: RunResult) -> Outcome:
@@ -70,11 +85,16 @@ class Outcome:
             milestones=finite,
             seconds=result.seconds,
             parameters=result.parameters,
+            metrics=metrics_of(result),
             reused_stages=result.reused_stages,
+            stage_seconds={
+                name: each["seconds"] for name, each in result.stages.items() if name not in result.reused_stages
+            },
         )
 
     def to_json(self) -> str:
-        return json.dumps({**vars(self), "milestones": dict(self.milestones)})
+        plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+        return json.dumps(plain)
 
     @classmethod
     def from_json(cls, text: str) -> Outcome:

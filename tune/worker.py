@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 import traceback
@@ -15,9 +16,9 @@ from ray import tune as ray_tune
 
 from tune.space import Space
 from tune.study import run_folder
-from tune.trial import Outcome
+from tune.trial import Outcome, milestone_key
 from ups.config import RunConfig
-from ups.core.errors import ConfigError
+from ups.core.errors import ConfigError, StageBusy
 from ups.core.types import Progress, Report, RunResult, Status
 
 HEARTBEAT_SECONDS = 1.0
@@ -30,12 +31,24 @@ class Trainer(Protocol):
     """`ups.run.train_run`, or something with its signature: a tabulated curve, a no-op to measure the overhead."""
 
     def __call__(
-        self, config: RunConfig, out: Path, report: Report, *, resume: bool, evaluate_on: Literal["none"], store: Path
+        self,
+        config: RunConfig,
+        out: Path,
+        report: Report,
+        *,
+        resume: bool,
+        evaluate_on: Literal["none"],
+        store: Path,
+        busy: Literal["raise"],
     ) -> RunResult: ...
 
 
+class _TimedOut(Exception):
+    """The trial has had its time."""
+
+
 def trial_function(
-    study: Path, store: Path, space: Space, threads: int, trainer: Trainer | None
+    study: Path, store: Path, space: Space, threads: int, trainer: Trainer | None, limit: float | None
 ) -> Callable[[dict], None]:
     """The function that Tune runs for every trial; its argument is `{"number": ..., "params": ...}`.
 
@@ -44,13 +57,20 @@ def trial_function(
         store: folder of finished stages, which all trials share.
         threads: of torch, for configs that leave them open.
         trainer: None is the real one.
+        limit: seconds of training after which a trial is TIMED_OUT.
     """
 
     directory = os.getcwd()
 
     def run_trial(request: dict[str, Any]) -> None:
         os.chdir(directory)  # data files are relative to where the search was started
-        outcome = _outcome(study, store, space, threads, trainer, request["number"], request["params"])
+        reporter = _Reporter(limit)
+        try:
+            outcome = _outcome(study, store, space, threads, trainer, reporter, request["number"], request["params"])
+        except StageBusy as busy:
+            # whoever waits gives its worker back
+            ray_tune.report({"busy": busy.stage, "done": True})
+            return
         # `done` ends the trial with this very report; nothing of it is compared on any rung
         ray_tune.report({"outcome": outcome.to_json(), "done": True})
 
@@ -63,21 +83,27 @@ def _outcome(
     space: Space,
     threads: int,
     trainer: Trainer | None,
+    reporter: _Reporter,
     number: int,
     params: Mapping[str, Any],
 ) -> Outcome:
-    """Train; whatever goes wrong is an outcome, except the stop of a trial, which Tune raises in `report`."""
+    """Train; whatever goes wrong is an outcome, except the stop of a trial, which Tune raises in `report`, and
+    StageBusy."""
     folder = run_folder(study, number)
     start = time.monotonic()
     try:
         with _alone(study / "runs" / f".{number:04d}.lock"):
             config = space.config_of(params)
             result = (trainer or _real_trainer(threads))(
-                config, folder, _Reporter(), resume=folder.exists(), evaluate_on="none", store=store
+                config, folder, reporter, resume=folder.exists(), evaluate_on="none", store=store, busy="raise"
             )
         return Outcome.of(result)
     except ConfigError as error:
         return Outcome(Status.INFEASIBLE, reason=str(error), seconds=time.monotonic() - start)
+    except _TimedOut as error:
+        return reporter.outcome(Status.TIMED_OUT, str(error))
+    except StageBusy:
+        raise
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "traceback.txt").write_text(traceback.format_exc())
@@ -90,10 +116,22 @@ class _Reporter:
     """Progress as flat metrics. Stage and share say how far the trial is: Tune's own iteration count starts anew with
     every restart."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float | None) -> None:
         self._last = float("-inf")
+        self._limit = limit
+        self._seconds: dict[str, float] = {}
+        self._milestones: dict[str, float] = {}
+        self._score: float | None = None
 
     def __call__(self, progress: Progress) -> None:
+        # of a stage: summed over restarts
+        self._seconds[progress.stage] = progress.seconds
+        if progress.score is not None and math.isfinite(progress.score):
+            self._score = self._milestones[milestone_key(progress.stage, progress.share)] = float(progress.score)
+        spent = sum(self._seconds.values())
+        if self._limit is not None and spent > self._limit:
+            where = f"{progress.share:.0%} of {progress.stage}"
+            raise _TimedOut(f"trained for {spent:.0f} s, more than the {self._limit:.0f} s of a trial, at {where}")
         now = time.monotonic()
         if progress.score is None and now - self._last < HEARTBEAT_SECONDS:
             return
@@ -106,6 +144,18 @@ class _Reporter:
         if progress.score is not None:
             metrics["score"] = float(progress.score)
         ray_tune.report(metrics)
+
+    def outcome(self, state: Status, reason: str) -> Outcome:
+        """Of a trial that is ended here."""
+        seconds = sum(self._seconds.values())
+        return Outcome(
+            state,
+            self._score,
+            reason,
+            milestones=self._milestones,
+            seconds=seconds,
+            stage_seconds=self._seconds,
+        )
 
 
 def _real_trainer(threads: int) -> Trainer:

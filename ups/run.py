@@ -17,10 +17,12 @@ from ups.core.types import FieldSpec, Progress, Report, RunResult, Status
 from ups.data.normalization import Normalizer
 from ups.data.task import Task, load_task
 from ups.evaluation.evaluate import evaluate_run
+from ups.evaluation.latency import inference_ms
 from ups.evaluation.report import FILE_NAME, save_report
 from ups.evaluation.searched import with_search
 from ups.inference.surrogate import Surrogate
-from ups.training.pipeline import DEPLOYED_AS, Pipeline
+from ups.training.keys import stage_keys
+from ups.training.pipeline import DEPLOYED_AS, Pipeline, await_stages
 
 RESULT = "result.json"
 
@@ -38,11 +40,13 @@ def train_run(
     evaluate_on: Literal["test", "none"] = "test",
     task: Task | None = None,
     store: Path | None = None,
+    busy: Literal["wait", "raise"] = "wait",
 ) -> RunResult:
     """Train what `config` says into the folder `out`.
 
     Stages that `store` holds are taken from there and new ones are published to it; by default a run keeps its
-    artifacts to itself, in `out/store`.
+    artifacts to itself, in `out/store`. A stage that another process trains into the same store right now is waited
+    for, or, with `busy="raise"`, refused, which leaves the run resumable.
 
     Expected failures (EXPLODED, NOT_FINITE, STALLED, OUT_OF_MEMORY) are a status of the result. With `resume`, a
     finished run returns its recorded result and an unfinished one goes on from `last`, exactly on one device.
@@ -50,11 +54,15 @@ def train_run(
 
     Raises:
         UserError: `out` holds another run, or data and config do not fit.
+        StageBusy: `busy` is "raise", and another process trains the first stage that is missing.
     """
     _check_folder(config, out, resume)
     if resume and (out / RESULT).is_file():
         return load_result(out)
     task = task or load_task(config.task)
+    keys, artifacts, wait = stage_keys(config, task.fingerprint), ArtifactStore(store or out / "store"), busy == "wait"
+    # while it waits, a run has nothing on the device
+    await_stages(keys, artifacts, out, wait=wait)
     device = pick_device(config.runtime.device)
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
@@ -72,20 +80,25 @@ def train_run(
             task=task,
             surrogate=surrogate,
             folder=out,
-            store=ArtifactStore(store or out / "store"),
+            store=artifacts,
             facts=_facts(config, surrogate, task),
             report=_both(_to_lines(lines), report),
             resume=resume,
+            keys=keys,
+            wait=wait,
         )
         status, reason = pipeline.run()
+    milliseconds = None
     if pipeline.can_deploy:
         pipeline.save(out / "checkpoints" / "best.safetensors")
+        deployed = pipeline.deploy()
+        if status is Status.COMPLETE:
+            milliseconds = inference_ms(deployed, task.validation)
         if status is Status.COMPLETE and evaluate_on == "test":
-            deployed = pipeline.deploy()
             evaluation = with_search(evaluate_run(deployed, task, "test"), deployed, task.test)
             stages = {name: each.to_json() for name, each in pipeline.summaries.items()}
             save_report(replace(evaluation, stages=stages), out / FILE_NAME)
-    return _finish(out, pipeline, status, reason)
+    return _finish(out, pipeline, status, reason, milliseconds)
 
 
 def _refuse_what_does_not_fit(config: RunConfig, task: Task, surrogate: Surrogate, device: torch.device) -> None:
@@ -164,7 +177,7 @@ def _facts(config: RunConfig, surrogate: Surrogate, task: Task) -> dict[str, Any
     }
 
 
-def _finish(out: Path, pipeline: Pipeline, status: Status, reason: str) -> RunResult:
+def _finish(out: Path, pipeline: Pipeline, status: Status, reason: str, milliseconds: float | None) -> RunResult:
     summaries = pipeline.summaries
     result = RunResult(
         status=status,
@@ -176,7 +189,9 @@ def _finish(out: Path, pipeline: Pipeline, status: Status, reason: str) -> RunRe
         folder=out,
         reused_stages=tuple(name for name, each in summaries.items() if each.reused),
         stages={name: each.to_json() for name, each in summaries.items()},
-        peak_memory_gib=max((each.peak_memory_gib for each in summaries.values() if not each.reused), default=None),
+        stage_keys=dict(pipeline.keys),
+        peak_memory_gib=max((each.peak_memory_gib for each in summaries.values()), default=None),
+        inference_ms=milliseconds,
     )
     plain = {**asdict(result), "folder": None}
     write_atomic(out / RESULT, json.dumps(plain, indent=1).encode())

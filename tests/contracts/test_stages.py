@@ -22,6 +22,7 @@ from ups.inference.build import load_surrogate
 from ups.inference.surrogate import Surrogate
 from ups.models.corrector import Student
 from ups.run import build_run_surrogate, train_run
+from ups.training.keys import stage_keys
 from ups.training.loop import Stage
 from ups.training.pipeline import Pipeline
 from ups.training.stages.consistency_distill import ConsistencyDistillStage
@@ -114,6 +115,7 @@ def pipeline_of(run: Trained) -> Pipeline:
         facts={},
         report=lambda progress: None,
         resume=True,
+        keys=stage_keys(run.config, run.task.fingerprint),
     )
     assert pipeline.run()[0] is Status.COMPLETE
     return pipeline

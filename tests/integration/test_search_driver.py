@@ -27,7 +27,7 @@ from ups.core.types import Progress, RunResult, Status
 LR = "stages.operator.optimizer.lr"
 
 
-def train(config, out, report, *, resume, evaluate_on, store):
+def train(config, out, report, *, resume, evaluate_on, store, busy):
     out.mkdir(parents=True, exist_ok=True)
     done = out / "done"
     start = int(done.read_text()) if done.exists() else 0

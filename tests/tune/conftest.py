@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import PASSWORD, Server
 
 from tune.space import SearchConfig
 from tune.study import Plan
@@ -53,7 +56,7 @@ def trainer() -> Callable[..., Callable[..., RunResult]]:
 
     def make(curve: Callable[[RunConfig, int], Any], seconds: float = 0.0) -> Callable[..., RunResult]:
         def train(
-            config: RunConfig, out: Path, report: Any, *, resume: bool, evaluate_on: str, store: Path
+            config: RunConfig, out: Path, report: Any, *, resume: bool, evaluate_on: str, store: Path, busy: str
         ) -> RunResult:
             out.mkdir(parents=True, exist_ok=True)
             (out / "store").write_text(str(store))
@@ -77,3 +80,15 @@ def trainer() -> Callable[..., Callable[..., RunResult]]:
         return train
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A real server, whose password this process and its children know."""
+    # not below the folder of pytest, which only its own user may enter
+    with tempfile.TemporaryDirectory(prefix="upspg") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGPASSWORD", PASSWORD)
+        os.chmod(folder, 0o755)
+        server = Server(Path(folder) / "server")
+        yield server
+        server.stop()

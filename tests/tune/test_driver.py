@@ -7,11 +7,13 @@ import math
 import pytest
 
 from tune import driver as module
-from tune.driver import Driver, NoView
+from tune.driver import Driver
+from tune.running import NoView
 from tune.study import OpenStudy
 from tune.trial import Outcome, stages_of
 from ups.core.errors import ConfigError
 from ups.core.types import Status
+from ups.training.keys import stage_keys
 
 LR = "stages.operator.optimizer.lr"
 
@@ -37,7 +39,14 @@ def make_driver(tmp_path, make_plan):
         for study in opened:
             study.__exit__(None, None, None)
         opened.append(OpenStudy(tmp_path / "s", make_plan(**strategy), resume=resume))
-        return Driver(opened[-1], check=check, concurrency=2, time_budget=time_budget, view=view or NoView())
+        return Driver(
+            opened[-1],
+            check=check,
+            keys=lambda config: stage_keys(config, ""),
+            concurrency=2,
+            time_budget=time_budget,
+            view=view or NoView(),
+        )
 
     yield make
     opened[-1].__exit__(None, None, None)

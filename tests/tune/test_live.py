@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tune.driver import Running, Snapshot
 from tune.live import LineView, PanelView, panel, short_names, shown_seconds
+from tune.running import Running, Snapshot
 from tune.study import TrialRecord
 from tune.trial import Trial
 from ups.core.types import Status

@@ -30,16 +30,16 @@ SEARCH = SearchConfig.parse(
 LR = "stages.operator.optimizer.lr"
 
 
-def record(number, lr, score, state=Status.COMPLETE, reason=""):
+def record(number, lr, score, state=Status.COMPLETE, reason="", origin="sampled", **metrics):
     params = {} if lr is None else {LR: lr}
-    return TrialRecord(number, state, score, reason, params, 10.0, (), {}, 100)
+    return TrialRecord(number, state, score, reason, params, 10.0, (), {}, 100, origin, metrics)
 
 
-def finish(folder, config, status, score, reason=""):
+def finish(folder, config, status, score, reason="", inference_ms=None):
     """What a training run leaves behind."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump_yaml(config))
-    result = RunResult(status, reason, score, {}, 5.0, 100, folder)
+    result = RunResult(status, reason, score, {}, 5.0, 100, folder, inference_ms=inference_ms)
     (folder / RESULT).write_text(json.dumps({**dataclasses.asdict(result), "folder": None}))
     return result
 
@@ -47,17 +47,19 @@ def finish(folder, config, status, score, reason=""):
 class World:
     """Scores by learning rate; None explodes. Counts what is trained and what is read of the test split."""
 
-    def __init__(self, validation, test, spread=0.001):
-        self.validation, self.test, self.spread = validation, test, spread
-        self.trained, self.read = [], []
+    def __init__(self, validation, test, spread=0.001, milliseconds=lambda lr, seed: 1.0):
+        self.validation, self.test, self.spread, self.milliseconds = validation, test, spread, milliseconds
+        self.trained, self.read, self.stores = [], [], set()
 
-    def train(self, config, folder):
+    def train(self, config, folder, store):
+        self.stores.add(store)
         lr, seed = config.stages.operator.optimizer.lr, config.runtime.seed
         self.trained.append((lr, seed))
         score = self.validation[lr]
         if score is None:
             return finish(folder, config, Status.EXPLODED, None, "gradient norm 1e9 at step 3 of operator")
-        return finish(folder, config, Status.COMPLETE, score + self.spread * (seed % 7) / 7)
+        took = self.milliseconds(lr, seed)
+        return finish(folder, config, Status.COMPLETE, score + self.spread * (seed % 7) / 7, inference_ms=took)
 
     def read_test(self, folder):
         config = load_config(folder / "config.yaml")
@@ -91,8 +93,8 @@ def study(tmp_path, monkeypatch):
     folder = tmp_path / "study"
     folder.mkdir()
 
-    def place(trials=TRIALS, base=BASE):
-        monkeypatch.setattr(module, "load_study", lambda path: StudyFolder(path, SEARCH, base, tuple(trials)))
+    def place(trials=TRIALS, base=BASE, search=SEARCH):
+        monkeypatch.setattr(module, "load_study", lambda path: StudyFolder(path, search, base, tuple(trials)))
         return folder
 
     place()
@@ -114,6 +116,96 @@ def test_winner_is_chosen_by_validation_and_only_finalists_are_tested(study, tmp
     assert found.confirmed
     assert found.written
     assert found.comparison.improvement == pytest.approx(0.17)
+
+
+def limited(**limits):
+    return SearchConfig.parse(
+        {**SEARCH.model_dump(mode="json"), "constraints": {name: {"max": limit} for name, limit in limits.items()}}
+    )
+
+
+def test_a_trial_that_broke_a_constraint_in_the_search_is_no_candidate(study, tmp_path):
+    trials = [
+        record(1, 0.01, 0.10, inference_ms=9.0),
+        record(2, 0.02, 0.11, inference_ms=5.0),
+        record(3, 0.03, 0.12),
+        record(4, 0.04, 0.13, inference_ms=1.0),
+    ]
+    study(trials, search=limited(inference_ms=5.0))
+    world = World(VALIDATION, TEST)
+    run(study, world, tmp_path / "golden.yaml")
+    assert {lr for lr, _ in world.trained} == {0.02, 0.04, BASE_LR}, "too slow, and not measured, are left out"
+    study([record(1, 0.01, 0.10, inference_ms=9.0)], search=limited(inference_ms=5.0))
+    found = run(study, World(VALIDATION, TEST), tmp_path / "none.yaml")
+    assert found.verdict == "nothing to promote: no trial ran to the end and holds the constraints (1 COMPLETE)"
+
+
+def test_the_winner_holds_the_constraints_on_every_fresh_seed(study, tmp_path):
+    trials = [record(number, lr, 0.1, inference_ms=1.0) for number, lr in ((1, 0.01), (2, 0.02), (3, 0.03))]
+    study(trials, search=limited(inference_ms=5.0))
+    seeds = contenders.fresh_seeds(StudyFolder(study.folder, SEARCH, BASE, tuple(trials)), None, 3)
+    lines = []
+    world = World(VALIDATION, TEST, milliseconds=lambda lr, seed: 9.0 if (lr, seed) == (0.02, seeds[1]) else 1.0)
+    found = run(study, world, tmp_path / "golden.yaml", say=lines.append)
+    assert found.winner == "trial 3", "trial 2 has the best mean, and is too slow once"
+    assert {lr for lr, _ in world.read} == {0.03, BASE_LR}
+    why = f"inference_ms 9, at most 5 (seed {seeds[1]})"
+    assert found.passed_over == {"trial 2": why}
+    assert f"trial 2 was passed over: {why}" in lines
+    story = load_config(found.out).provenance
+    assert story["constraints"] == {"inference_ms": 5.0}
+    assert story["passed_over"] == found.passed_over
+    assert [measured["inference_ms"] for measured in story["measured"]["golden"]] == [1.0] * 3
+
+
+def test_nothing_is_promoted_if_no_candidate_holds_the_constraints(study, tmp_path):
+    study([record(1, 0.01, 0.1, inference_ms=1.0)], search=limited(inference_ms=5.0))
+    world = World(VALIDATION, TEST, milliseconds=lambda lr, seed: 9.0)
+    found = run(study, world, tmp_path / "golden.yaml", force=True)
+    assert found.verdict == "nothing to promote: no candidate holds the constraints on every fresh seed"
+    assert list(found.passed_over) == ["trial 1"]
+    assert not found.written
+    assert world.read == []
+
+
+def test_several_objectives_are_promoted_from_the_pareto_front_by_error(study, tmp_path):
+    several = [{"metric": "rollout_nrmse"}, {"metric": "parameters"}]
+    search = SearchConfig.parse({**SEARCH.model_dump(mode="json"), "objective": several})
+    trials = [
+        record(1, 0.01, 0.10, parameters=90),
+        record(2, 0.02, 0.11, parameters=90),
+        record(3, 0.03, 0.12, parameters=50),
+        record(4, 0.04, 0.13, parameters=10),
+    ]
+    study(trials, search=search)
+    world = World(VALIDATION, TEST)
+    found = run(study, world, tmp_path / "golden.yaml", top=2)
+    assert [each.name for each in found.contenders] == ["trial 1", "trial 3", "base"]
+    assert found.winner == "trial 3"
+    assert load_config(found.out).provenance["objectives"] == ["rollout_nrmse", "parameters"]
+
+
+def test_the_base_on_further_seeds_is_no_candidate(study, tmp_path):
+    study([*TRIALS, record(7, None, 0.001, origin="noise")])
+    found = run(study, World(VALIDATION, TEST), tmp_path / "golden.yaml")
+    assert [each.name for each in found.contenders] == ["trial 1", "trial 2", "trial 3", "base"]
+
+
+@pytest.mark.parametrize("shared", [None, "elsewhere"])
+def test_contenders_share_the_store_of_the_study(study, tmp_path, shared):
+    study(search=SEARCH.override({"resources.store": None if shared is None else str(tmp_path / shared)}))
+    world = World(VALIDATION, TEST)
+    run(study, world, tmp_path / "golden.yaml")
+    assert world.stores == {study.folder / "store" if shared is None else tmp_path / shared}
+
+
+def test_the_golden_tells_everything_that_its_score_rests_on(study, tmp_path):
+    story = load_config(run(study, World(VALIDATION, TEST), tmp_path / "golden.yaml").out).provenance
+    assert set(story) >= {
+        "study", "trial", "parent_golden", "commit", "data", "seeds", "scores", "mean", "improvement", "changed",
+        "hardware", "versions", "core_seconds", "test_split_reads", "objectives", "constraints", "measured",
+    }  # fmt: skip
+    assert story["improvement"]["interval"] == sorted(story["improvement"]["interval"])
 
 
 def test_seeds_are_fresh_repeatable_and_shared(study, tmp_path):
@@ -285,10 +377,10 @@ def test_unreadable_data_is_refused_before_training(study, tmp_path):
 def test_finished_retrainings_are_reused(study, tmp_path):
     first = World(VALIDATION, TEST)
 
-    def interrupted(config, folder):
+    def interrupted(config, folder, store):
         if len(first.trained) == 5:
             raise KeyboardInterrupt
-        return first.train(config, folder)
+        return first.train(config, folder, store)
 
     out = tmp_path / "golden.yaml"
     parts = dataclasses.replace(first.parts, train=interrupted)
@@ -387,10 +479,10 @@ def test_winner_that_diverges_on_test_is_not_confirmed(study, tmp_path):
 def test_two_promotions_of_one_study_are_refused(study, tmp_path):
     world = World(VALIDATION, TEST)
 
-    def nested(config, folder):
+    def nested(config, folder, store):
         with pytest.raises(UserError, match="another promotion"):
             run(study, World(VALIDATION, TEST), tmp_path / "b.yaml")
-        return world.train(config, folder)
+        return world.train(config, folder, store)
 
     parts = dataclasses.replace(world.parts, train=nested)
     options = {"top": 1, "seeds": 2, "workers": 1, "say": lambda line: None}

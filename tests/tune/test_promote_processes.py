@@ -18,10 +18,10 @@ BASE = RunConfig.parse({"task": TASK, "runtime": {"threads": 1, "device": "cpu"}
 
 
 def jobs(folder, seeds):
-    return [Job(BASE.override({"runtime.seed": seed}), folder / f"trial1-s{seed}") for seed in seeds]
+    return [Job(BASE.override({"runtime.seed": seed}), folder / f"trial1-s{seed}", folder / "store") for seed in seeds]
 
 
-def meet(config, folder):
+def meet(config, folder, store):
     """Ends well only if another process is in here at the same time."""
     folder.mkdir()
     (folder / "here").touch()
@@ -32,11 +32,11 @@ def meet(config, folder):
     return RunResult(Status.COMPLETE, "", float(config.runtime.seed), {}, float(os.getpid()), 1, folder)
 
 
-def die(config, folder):
+def die(config, folder, store):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for_ever(config, folder):
+def wait_for_ever(config, folder, store):
     folder.mkdir()
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(600)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune.confirm import Comparison, compare, noise_floor
+from tune.confirm import Comparison, compare, seed_deviation
 from ups.evaluation import paired
 
 
@@ -122,6 +122,6 @@ def test_resampling_repeats_itself():
     assert compare(*sides, seed=4) == compare(*sides, seed=4)
 
 
-def test_noise_floor():
-    assert noise_floor([0.1, 0.2, 0.3]) == pytest.approx(0.1)
-    assert noise_floor([0.1]) is None
+def test_deviation_over_seeds():
+    assert seed_deviation([0.1, 0.2, 0.3]) == pytest.approx(0.1)
+    assert seed_deviation([0.1]) is None

@@ -75,10 +75,10 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def trial(number, score, state=Status.COMPLETE, reason="", params=None, milestones=None, origin="sampled"):
+def trial(number, score, state=Status.COMPLETE, reason="", params=None, milestones=None, origin="sampled", **metrics):
     chosen = {LR: 10.0 ** -(number % 5), KIND: "attention"} if params is None else params
     curve = {"operator:0.25": 0.9, "operator:0.5": 0.5} if milestones is None else milestones
-    return TrialRecord(number, state, score, reason, chosen, 12.0, (), curve, 1234, origin)
+    return TrialRecord(number, state, score, reason, chosen, 12.0, (), curve, 1234, origin, metrics)
 
 
 TRIALS = (
@@ -237,6 +237,64 @@ def test_all_exploded_study_says_so(tmp_path):
     text = Page(render(study(tmp_path, trials), None)).text
     assert "no trial ran to the end" in text
     assert "100% → 100%" in text
+
+
+def judged(tmp_path, trials, objectives=("rollout_nrmse",), **limits):
+    """A study with several objectives or with constraints."""
+    changes = {
+        "objective": [{"metric": name} for name in objectives],
+        "constraints": {name: {"max": limit} for name, limit in limits.items()},
+    }
+    return StudyFolder(tmp_path, SearchConfig.parse({**SEARCH.model_dump(mode="json"), **changes}), BASE, tuple(trials))
+
+
+MEASURED = (
+    trial(0, 0.4, params={}, origin="base", inference_ms=2.0, peak_memory_gib=0.5),
+    trial(1, 0.2, inference_ms=1.0, peak_memory_gib=0.6),
+    trial(2, 0.1, inference_ms=7.5, peak_memory_gib=0.7),
+    trial(3, 0.3, inference_ms=3.0, peak_memory_gib=0.4),
+)
+
+
+def test_several_objectives_have_a_pareto_front(tmp_path):
+    text = render(judged(tmp_path, MEASURED, ("rollout_nrmse", "inference_ms")), None)
+    page = Page(text)
+    assert tuple(page.headings) == (*SECTIONS[:2], "Pareto front", *SECTIONS[2:])
+    assert "The trials that no other one beats in all of rollout_nrmse, inference_ms." in page.text
+    assert "Error against inference_ms" in page.text
+    assert "2 of 4 trials that ran to the end are on the Pareto front." in page.text
+    assert "ms a step" in page.text
+    three = render(judged(tmp_path, MEASURED, ("rollout_nrmse", "inference_ms", "peak_memory_gib")), None)
+    assert "Error against peak_memory_gib" in Page(three).text
+    assert "No trial is on it yet." in Page(render(judged(tmp_path, (), ("rollout_nrmse", "parameters")), None)).text
+    for number in re.findall(r'(?:cx|cy|x1|x2|y1|y2)="([^"]+)"', text):
+        assert -1 <= float(number) <= 441
+
+
+def test_constraints_are_shown_and_what_breaks_them_is_not_the_best(tmp_path):
+    text = Page(render(judged(tmp_path, MEASURED, inference_ms=5.0), None)).text
+    assert "trial 1, validation rollout_nrmse" in text
+    assert "breaks a constraint: inference_ms 7.5, at most 5" in text
+    assert "constraints inference_ms at most 5" in text
+    none = Page(render(judged(tmp_path, MEASURED, inference_ms=0.5), None)).text
+    assert "no trial holds the constraints" in none
+
+
+def test_the_noise_floor_is_drawn_and_put_into_words(tmp_path):
+    noise = [trial(number, 0.4 + 0.01 * (-1) ** number, params={}, origin="noise") for number in (1, 2)]
+    base = trial(0, 0.4, params={}, origin="base")
+    text = Page(render(study(tmp_path, (base, *noise, trial(3, 0.39))), None)).text
+    assert "noise floor of the base" in text
+    assert "within the noise floor: 0.39 is not below" in text
+    assert "better than noise" in Page(render(study(tmp_path, (base, *noise, trial(3, 0.1))), None)).text
+    assert "standard deviation of the base over 3 seeds" in Page(render(study(tmp_path, (base, *noise)), None)).text
+
+
+def test_a_candidate_that_was_passed_over_is_told(full):
+    promotion = {**PROMOTION, "passed_over": {"trial 1": f"inference_ms 9, at most 5 (seed 11) {HOSTILE}"}}
+    text = render(full, promotion)
+    assert "trial 1 was passed over: inference_ms 9, at most 5 (seed 11)" in Page(text).text
+    assert "<script" not in text
 
 
 def test_promotion_without_a_winner_renders(tmp_path):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tune.driver import NoView
+from tune.running import NoView
 from tune.search import Summary, run_search
 from tune.study import TrialRecord, load_study, run_folder
 from ups.core.types import Status
@@ -117,12 +117,13 @@ def test_a_spent_time_budget_interrupts_what_runs(make_plan, trainer, tmp_path):
     assert summary.count(Status.COMPLETE) + summary.count(Status.INTERRUPTED) == len(summary.records) < 200
 
 
-def test_explosion_rates_are_of_sampled_trials_that_trained(tmp_path):
+def test_explosion_rates_are_of_sampled_trials_that_trained(make_plan, tmp_path):
     def record(number, state, origin="sampled"):
         return TrialRecord(number, state, None, "", {}, 0.0, (), {}, None, origin)
 
     states = [Status.EXPLODED, Status.COMPLETE, Status.INFEASIBLE, Status.NOT_FINITE, Status.EXPLODED, Status.PRUNED]
     records = (record(0, Status.EXPLODED, "base"), *(record(1 + n, state) for n, state in enumerate(states)))
-    summary = Summary(tmp_path, records, 7, 1.0, None, False)
+    config = make_plan().config
+    summary = Summary(tmp_path, records, 7, 1.0, None, False, config)
     assert summary.explosion_rates() == (0.5, 2 / 3)
-    assert Summary(tmp_path, records[:2], 7, 1.0, None, False).explosion_rates() is None
+    assert Summary(tmp_path, records[:2], 7, 1.0, None, False, config).explosion_rates() is None

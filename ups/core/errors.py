@@ -11,3 +11,18 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A data file is missing, damaged, or lacks what the task needs; the message names the file."""
+
+
+class StageBusy(Exception):
+    """Another process trains a stage that this run needs, and the run was asked not to wait for it."""
+
+    def __init__(self, stage: str, key: str) -> None:
+        # all arguments, so that it travels between processes
+        super().__init__(stage, key)
+        self.stage = stage
+        """such as `operator`, or `latents`"""
+        self.key = key
+        """what the stage is called in the store"""
+
+    def __str__(self) -> str:
+        return f"{self.stage} is being made by another process (key {self.key})"

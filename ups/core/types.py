@@ -100,8 +100,12 @@ class RunResult:
     """found in the artifact store; their time is not part of `seconds`"""
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     """by stage: status, score_before, score_after, kept, seconds, parameters, reused, peak_memory_gib, note"""
+    stage_keys: dict[str, str] = field(default_factory=dict)
+    """what every stage of the config is called in the artifact store"""
     peak_memory_gib: float | None = None
-    """the most that a stage had in use: of the device on CUDA, else of the whole process; None if all were reused"""
+    """the most that a stage had in use when it was trained: of the device on CUDA, else of the whole process"""
+    inference_ms: float | None = None
+    """milliseconds of one step of one trajectory as deployed, see `ups.evaluation.latency`; None unless COMPLETE"""
 
 
 class Predictor(Protocol):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pydantic import Field, field_validator
 
 from ups.core.artifacts import ArtifactStore
 from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.leases import Lease, LeaseLost
 from ups.core.runtime import (
     RuntimeConfig,
     deterministic_mode,
@@ -43,9 +46,8 @@ from ups.training.stages.consistency_distill import ConsistencyDistillStage
 from ups.training.stages.diff_residual import DiffResidualStage
 from ups.training.stages.operator import OperatorStage
 from ups.training.stages.steady_prior import SteadyPriorStage
+from ups.training.takeover import take_over
 
-VERSIONS = {"operator": 2, "diff_residual": 1, "consistency_distill": 1, "steady_prior": 1}
-"""raised by hand when a stage learns something else from the same config"""
 DEPLOYED_AS: dict[str, Correction] = {
     "diff_residual": "diffusion",
     "consistency_distill": "student",
@@ -126,12 +128,15 @@ class Pipeline:
     """travel in every checkpoint that is a predictor"""
     report: Report
     resume: bool
+    keys: Mapping[str, str]
+    """what each stage is called in the store, see `ups.training.keys`"""
+    wait: bool = True
+    """for a stage that another process trains right now; else StageBusy is raised"""
     summaries: dict[str, StageSummary] = field(default_factory=dict)
     milestones: dict[str, float] = field(default_factory=dict)
     corrections: dict[str, Corrector] = field(default_factory=dict)
     search: Search | None = None
     """the one that is deployed"""
-    _keys: dict[str, str] = field(default_factory=dict)
     _best: float | None = None
     """score of what would be deployed now"""
 
@@ -149,12 +154,6 @@ class Pipeline:
         if self.config.ttc.enabled:
             self._add_search()
         return Status.COMPLETE, ""
-
-    def keys(self) -> dict[str, str]:
-        """What each stage is called in the store; nothing is trained."""
-        for name in ("operator", *self.stages.later()):
-            self._keys[name] = self._key(name)
-        return dict(self._keys)
 
     @property
     def score(self) -> float | None:
@@ -196,30 +195,90 @@ class Pipeline:
 
     def _obtain(self, name: str) -> tuple[StageResult, bool]:
         """The stage's result and whether it was found; afterwards its weights are in place."""
-        key = self._keys[name] = self._key(name)
         folder = self.folder / "checkpoints" / name
-        found = self.store.find(key)
         # a run that is resumed has its own copy of what it finished, even where the store was emptied since
         if self.resume and (folder / _RESULT).is_file():
             result = _load_result(folder / _RESULT)
             reused = bool(json.loads((folder / _RESULT).read_text()).get("reused"))
-        elif found is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(found / "best.safetensors", folder / "best.safetensors")
-            result, reused = _load_result(found / _RESULT), True
-            write_atomic(folder / _RESULT, json.dumps({**_plain(result), "reused": True}).encode())
         else:
-            begin = time.perf_counter()
-            stage = self.build_stage(name)
-            prepared = time.perf_counter() - begin
-            result, reused = self._train(name, stage, folder), False
-            result = replace(result, seconds=result.seconds + prepared)
-            write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
-            if result.status is Status.COMPLETE:
-                self.store.publish(key, lambda temporary: _copy_stage(folder, temporary))
+            result, reused = self._find_or_train(name, folder)
         if result.status is Status.COMPLETE:
             self._load(name, folder)
         return result, reused
+
+    def _find_or_train(self, name: str, folder: Path) -> tuple[StageResult, bool]:
+        """Of all runs that need the stage now one trains it."""
+        key, needs = self.keys[name], [] if name == "operator" else [self._latents(name)[0]]
+        while True:
+            found = self._find(key, folder)
+            if found is not None:
+                return found, True
+            lease = self.store.claim(key, name, folder=folder, reads=needs, wait=self.wait)
+            if lease is None:
+                continue
+            try:
+                with lease:
+                    return self._train(name, folder, lease), False
+            except LeaseLost:  # this process was suspended, and what it trained is another's by now
+                if name == "operator":
+                    self._start_anew()
+
+    def _find(self, key: str, folder: Path) -> StageResult | None:
+        """Copy a finished stage from the store; None if there is none."""
+        found = self.store.find(key)
+        if found is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            result = _load_result(found / _RESULT)
+            if result.status is Status.COMPLETE:
+                shutil.copyfile(found / "best.safetensors", folder / "best.safetensors")
+        except FileNotFoundError:  # a collection removed it this moment
+            return None
+        if result.status is not Status.COMPLETE:
+            result = replace(result, reason=f"{result.reason} (known from an earlier run)")
+        write_atomic(folder / _RESULT, json.dumps({**_plain(result), "reused": True}).encode())
+        return result
+
+    def _train(self, name: str, folder: Path, lease: Lease) -> StageResult:
+        """Train the stage, from where an earlier holder of the lease left it, and publish it."""
+        key, begin = self.keys[name], time.perf_counter()
+        stage = self.build_stage(name)
+        prepared = time.perf_counter() - begin
+        result = train_stage(
+            stage,
+            folder=folder,
+            facts=(self.facts if name == "operator" else {"stage": name}) | {"key": key},
+            runtime=self.runtime,
+            logging=self.logging,
+            report=self._reporter(name, lease),
+            resume=take_over(folder, key, lease.remains),
+        )
+        result = replace(result, seconds=result.seconds + prepared)
+        write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
+        if self._is_for_all(result):
+            fill: Callable[[Path], None] = lambda temporary: _copy_stage(folder, temporary, result)  # noqa: E731
+            self.store.publish(key, fill, what=name, seconds=result.seconds)
+            lease.settle()
+        return result
+
+    def _is_for_all(self, result: StageResult) -> bool:
+        """Whether every run with the stage's key would end it in this way.
+
+        Another machine may have the memory that this one lacked; and where time is limited, be faster.
+        """
+        if result.status in (Status.EXPLODED, Status.NOT_FINITE, Status.STALLED):
+            return all(getattr(self.stages, name).time_limit_seconds is None for name in self.keys)
+        return result.status is Status.COMPLETE
+
+    def _start_anew(self) -> None:
+        """Put the untrained weights back."""
+        surrogate = self.surrogate
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.runtime.seed)
+            fresh = self.config.build(surrogate.spec, surrogate.normalizer, surrogate.training_parameters)
+        surrogate.load_state_dict(fresh.state_dict())
+        surrogate.zero_grad(set_to_none=True)
 
     def _add_search(self) -> None:
         """Fit the search at test time on training trajectories; it is kept if it lowers the validation score."""
@@ -251,17 +310,6 @@ class Pipeline:
         detail = {} if after is None else {"stage_score": after}
         # nothing is trained: there is neither loss nor gradient
         self.report(Progress(SEARCH, 1, 1, 1.0, 0, 0.0, 0.0, seconds, self._best, detail))
-
-    def _train(self, name: str, stage: Stage, folder: Path) -> StageResult:
-        return train_stage(
-            stage,
-            folder=folder,
-            facts=self.facts if name == "operator" else {"stage": name},
-            runtime=self.runtime,
-            logging=self.logging,
-            report=self._reporter(name),
-            resume=self.resume,
-        )
 
     def build_stage(self, name: str) -> Stage:
         """The stage, untrained, on top of what was trained or found before it."""
@@ -297,8 +345,8 @@ class Pipeline:
             correction.load_state_dict(weights)
             self.corrections[DEPLOYED_AS[name]] = correction.eval().requires_grad_(False)
 
-    def _pairs(self, name: str) -> Pairs:
-        """The latents that a later stage trains on, encoded once."""
+    def _latents(self, name: str) -> tuple[str, dict[str, Any]]:
+        """What the latents of a later stage are called in the store, and what they are made of."""
         config: PairStageConfig = getattr(self.stages, name)
         # the student reads no target: it shares its teacher's pairs
         encoded = self.stages.diff_residual.encoded_target if name == "consistency_distill" else config.encoded_target
@@ -309,28 +357,22 @@ class Pipeline:
             "augment": config.augment,
             "encoded": encoded,
         }
-        key = fingerprint(["latents", LATENTS_VERSION, self._keys["operator"], what])
-        fill: Callable[[Path], None] = lambda folder: write_pairs(folder, self.surrogate.eval(), self.task, **what)  # type: ignore[arg-type]  # noqa: E731
-        return open_pairs(self.store.publish(key, fill))
+        return fingerprint(["latents", LATENTS_VERSION, self.keys["operator"], what]), what
 
-    def _key(self, name: str) -> str:
-        """Fingerprint of exactly what the stage is given."""
-        config, inference = self.config, self.config.inference
-        common = [name, VERSIONS[name], getattr(self.stages, name).model_dump(mode="json")]
-        machine = [self.runtime.seed, self.runtime.precision]
-        if name == "operator":
-            parts = ("symmetry", "latent", "encoder", "operator", "decoder", "baseline")
-            model = {part: value for part, value in config.model_dump(mode="json").items() if part in parts}
-            rollout = [inference.rollout, inference.reencode_every]
-            # whether reflections are exact depends on where the kept cells lie
-            return fingerprint(
-                [*common, *machine, model, rollout, self.task.fingerprint, self.task.config.space_stride]
-            )
-        sampling = [inference.sampler_steps, inference.solver, inference.temperature]
-        if name == "consistency_distill":
-            sampling.append(inference.student_steps)
-        above = self._keys["diff_residual" if name == "consistency_distill" else "operator"]
-        return fingerprint([*common, *machine, config.corrector.model_dump(mode="json"), sampling, above])
+    def _pairs(self, name: str) -> Pairs:
+        """The latents that a later stage trains on, encoded once."""
+        key, what = self._latents(name)
+        while True:
+            found = self.store.find(key)
+            if found is not None:
+                with contextlib.suppress(FileNotFoundError):  # a collection removed it this moment
+                    return open_pairs(found)
+            lease = self.store.claim(key, "latents", wait=self.wait)
+            if lease is not None:
+                with lease:
+                    fill = partial(write_pairs, surrogate=self.surrogate.eval(), task=self.task, **what)
+                    self.store.publish(key, fill, what="latents")
+                    lease.settle()
 
     def _note(self, name: str, result: StageResult, reused: bool) -> None:
         """Keep the account of a stage, and decide whether it is deployed."""
@@ -363,10 +405,11 @@ class Pipeline:
             return score
         return min(score, self._best) if forced == "auto" else self._best
 
-    def _reporter(self, name: str) -> Report:
+    def _reporter(self, name: str, lease: Lease) -> Report:
         """Progress with the score of what would be deployed; the stage's own is a detail."""
 
         def report(progress: Progress) -> None:
+            lease.check()
             if progress.score is not None and name != "operator":
                 detail = {**progress.detail, "stage_score": progress.score}
                 progress = replace(progress, score=self._deployed_score(name, progress.score), detail=detail)
@@ -375,8 +418,22 @@ class Pipeline:
         return report
 
 
-def _copy_stage(folder: Path, temporary: Path) -> None:
-    for name in ("best.safetensors", _RESULT):
+def await_stages(keys: Mapping[str, str], store: ArtifactStore, run: Path, *, wait: bool) -> None:
+    """Return when nobody else trains the first stage that a run has to train.
+
+    Raises:
+        StageBusy: somebody does, and `wait` is false.
+    """
+    for name, key in keys.items():
+        if not (run / "checkpoints" / name / _RESULT).is_file() and not store.has(key):
+            store.wait_for(key, name, wait=wait)
+            if not store.has(key):
+                return
+
+
+def _copy_stage(folder: Path, temporary: Path, result: StageResult) -> None:
+    """What is published of a stage: of one that failed the verdict alone."""
+    for name in ("best.safetensors", _RESULT) if result.status is Status.COMPLETE else (_RESULT,):
         shutil.copyfile(folder / name, temporary / name)
 
 

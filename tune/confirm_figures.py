@@ -1,0 +1,100 @@
+"""The charts of a promotion, from the content of promotion.json and the reports of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tune.charts import AMBER, BLUE, GREY, RED, Axis, Interval, Layer, Line, Points, chart, short
+
+
+def confirmation(promotion: Mapping[str, Any]) -> list[str]:
+    """Scores on the fresh seeds, and the improvement with its interval."""
+    contenders = [each for each in promotion["contenders"] if each["runs"]]
+    if not contenders:
+        return []
+    names = tuple(each["name"] for each in contenders)
+    axis = Axis("config", categories=names)
+    complete = [
+        (index, run)
+        for index, each in enumerate(contenders)
+        for run in each["runs"]
+        if run["status"] == "COMPLETE" and run["score"] is not None
+    ]
+    broken = [
+        (index, run) for index, each in enumerate(contenders) for run in each["runs"] if (index, run) not in complete
+    ]
+    layers: list[Layer] = [
+        Points(
+            [index for index, _ in complete],
+            [run["score"] for _, run in complete],
+            "validation, one mark a seed",
+            BLUE,
+            titles=[f"{names[index]}, seed {run['seed']}: {run['score']:.5g}" for index, run in complete],
+        )
+    ]
+    if broken:
+        titles = [f"{names[index]}, seed {run['seed']}: {run['status']}, {run['reason']}" for index, run in broken]
+        places = [index for index, _ in broken]
+        layers.append(Points(places, [None] * len(broken), "did not come through", RED, "cross", titles))
+    tested = [
+        (names.index(name) + 0.18, float(score), f"{name}, seed {seed}: {score:.5g}")
+        for name, scores in promotion["test"].items()
+        for seed, score in scores.items()
+        if score is not None
+    ]
+    if tested:
+        x, y, notes = zip(*tested, strict=True)
+        layers.append(Points(x, y, "test, one mark a seed", AMBER, "ring", notes))
+    said = f"Rollout error of {', '.join(names)} on {len(promotion['seeds'])} fresh seeds."
+    charts = [chart("Retraining on fresh seeds", said, axis, Axis("rollout_nrmse"), layers)]
+    comparison = promotion["comparison"]
+    if comparison:
+        charts.append(_improvement(comparison, promotion))
+    return charts
+
+
+def error_over_time(curves: Mapping[str, Mapping[str, Sequence[float | None]]], winner: str) -> str:
+    """Error of each predicted frame: winner and reference, beside the rows that anyone can check."""
+    layers: list[Layer] = []
+    of_winner = curves[winner]
+    styles = {
+        "persistence_rollout_nrmse": ("persistence (nothing changes)", GREY, True),
+        "mean_rollout_nrmse": ("constant initial mean", RED, True),
+        "coarse_solver_rollout_nrmse": ("coarse solver", AMBER, True),
+    }
+    for name, found in curves.items():
+        colour = BLUE if name == winner else GREY
+        layers.append(_over_time(found["time"], found["nrmse"], name, colour, dashed=False))
+    for key, (label, colour, dashed) in styles.items():
+        if key in of_winner:
+            layers.append(_over_time(of_winner["time"], of_winner[key], label, colour, dashed))
+    layers = [layer for layer in layers if layer.x]
+    last = [value for value in of_winner["nrmse"] if value is not None]
+    said = f"Mean error over the test trajectories, frame by frame; {winner} ends at {short(last[-1])}." if last else ""
+    axes = Axis("physical time", log=False), Axis("nRMSE of the frame")
+    return chart("Error over time on test", said or "The rollout leaves the finite range.", *axes, layers)
+
+
+def _over_time(
+    time: Sequence[float | None], values: Sequence[float | None], label: str, colour: str, dashed: bool
+) -> Line:
+    pairs = [(t, v) for t, v in zip(time, values, strict=True) if t is not None and v is not None and v > 0]
+    return Line([t for t, _ in pairs], [v for _, v in pairs], label, colour, dashed)
+
+
+def _improvement(comparison: Mapping[str, Any], promotion: Mapping[str, Any]) -> str:
+    per_seed = comparison["per_seed"]
+    label = f"{promotion['winner']} against {promotion['reference']}"
+    layers: list[Layer] = [
+        Line([-0.5, 1.5], [0.0, 0.0], "no difference", GREY, dashed=True),
+        Interval([0.0], [comparison["low"]], [comparison["high"]], "95 % interval", BLUE),
+        Points([0.0], [comparison["improvement"]], "mean", BLUE),
+        Points([1.0] * len(per_seed), per_seed, "one seed", AMBER, "ring"),
+    ]
+    said = (
+        f"Improvement of {label} on test: {short(comparison['improvement'])}, between {short(comparison['low'])} and "
+        f"{short(comparison['high'])}; above zero is better."
+    )
+    axis = Axis(label, categories=("mean", "each seed"))
+    return chart("Improvement on test", said, axis, Axis("decrease of rollout_nrmse", log=False), layers)

@@ -1,0 +1,394 @@
+"""The stage tree: which prefix the next trial branches from, and what is proposed below it.
+
+Trials that agree in everything down to some stage share its result. The tree has a node for every distinct prefix:
+at level 0 the operators, below each the corrections that were trained on it, and so on. A trial either opens a new
+root or branches below a finished prefix and pays for what lies below alone. The choice compares the expected
+improvement of the best score per second, both estimated from the study's own trials. Each level learns from its own
+observations, in which a prefix counts once, with its best child, and relative to where it branched: how good a
+correction is shows against its operator, not against other operators.
+
+Scores are logarithms here: stages multiply an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from tune.domain import Value
+from tune.levels import STAGES
+from tune.space import Space
+from tune.trial import DIVERGED, Outcome
+from tune.views import Shelf, tpe_suggest
+from ups.core.types import Status
+
+EXPLORE = 0.1
+"""share of proposals that open a root whatever the comparison says"""
+CONSIDERED = 20
+"""prefixes of a level that are compared, the best"""
+_MEMORY = 300
+"""latest outcomes that an expectation rests on"""
+_PRIOR_GAIN, _PRIOR_SPREAD, _PRIOR_WEIGHT = -0.02, 0.1, 3.0
+"""of the logarithm of the score, before anything is known"""
+_SMALLEST = 1e-300
+_ATTEMPTS = 20
+"""proposals that were tried before until a prefix counts as exhausted"""
+
+NOMINAL_SECONDS = {"operator": 50.0, "diff_residual": 30.0, "consistency_distill": 15.0, "steady_prior": 30.0}
+"""of a stage where measured times may not decide: their ratios are those of an ordinary run"""
+_NOMINAL_SEARCH = 5.0
+
+
+@dataclass
+class Node:
+    """A prefix: what some trials have in common down to a level."""
+
+    level: int
+    params: dict[str, Value]
+    """of this level alone"""
+    above: Node | None
+    number: int
+    """of the trial that opened it"""
+    score: float | None = None
+    """at the end of its stage"""
+    best: float | None = None
+    """of a complete, feasible trial through it"""
+    is_open: bool = False
+    """its stage came to its end, and nobody was stopped there"""
+    running: int = 0
+    tried: int = 0
+    gains: list[float] = field(default_factory=list)
+    """final minus own score of the trials that branched here"""
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> dict[str, Value]:
+        """Values of every name down to this level."""
+        return {} if self.above is None else {**self.above.prefix, **self.params}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What was proposed, and why."""
+
+    params: dict[str, Value]
+    below: int | None
+    """trial whose prefix it shares; None is a new root"""
+    stage: str | None
+    """the last stage that it shares"""
+    reason: str
+
+
+class StageTree:
+    """Learns from every trial of a search, and proposes the next."""
+
+    def __init__(
+        self, space: Space, levels: Mapping[str, int], *, startup: int, nominal_costs: bool, shares: bool = True
+    ) -> None:
+        """
+        Args:
+            levels: name -> level, see `tune.levels.levels_of`.
+            startup: roots, and observations of a level, before anything but chance proposes.
+            nominal_costs: weigh stages by fixed costs: what was measured in seconds never comes out twice.
+            shares: False proposes roots alone, which is TPE.
+        """
+        self._space, self._names = space, levels
+        # a level without names of its own cannot differ: it goes with the one above
+        self.levels = sorted(set(levels.values())) if shares else [0]
+        self._level_of = {name: self._place(level) for name, level in levels.items()}
+        self._startup, self._nominal = startup, nominal_costs
+        self.trunk = Node(-1, {}, None, -1, score=0.0, is_open=True)
+        domains = [
+            {name: domain for name, domain in space.domains.items() if self._level_of[name] == level}
+            for level in range(len(self.levels))
+        ]
+        self._shelves = [Shelf(each) for each in domains]
+        self._open: list[list[Node]] = [[] for _ in self.levels]
+        self._gains: list[deque[float]] = [deque(maxlen=_MEMORY) for _ in self.levels]
+        self._costs: list[deque[float]] = [deque(maxlen=_MEMORY) for _ in range(len(self.levels) + 1)]
+        self._stage_seconds: dict[str, deque[float]] = {stage: deque(maxlen=_MEMORY) for stage in STAGES}
+        self._roots: deque[tuple[bool, float]] = deque(maxlen=30)
+        self._branched_at: dict[int, int] = {}
+        self._seen: set[str] = set()
+        self.best: float | None = None
+
+    # ------------------------------------------------------------------ learning
+
+    def start(self, number: int, params: Mapping[str, Value]) -> None:
+        """A trial with these values of the space runs."""
+        self._seen.add(_key(params))
+        node = self.trunk
+        branched = None
+        for level, own in enumerate(self._split(params)):
+            below = node.nodes.get(_key(own))
+            if below is None:
+                below = node.nodes[_key(own)] = Node(level, own, node, number)
+                self._shelves[level].running(id(below), number, own)
+                branched = level - 1 if branched is None else branched
+            below.running += 1
+            node = below
+        self._branched_at[number] = len(self.levels) - 1 if branched is None else branched
+        for node in self._walk(params):
+            if node.level == self._branched_at[number]:
+                node.tried += 1
+
+    def end(self, number: int, params: Mapping[str, Value], outcome: Outcome, *, feasible: bool = True) -> None:
+        """A trial that was started came to an end.
+
+        Args:
+            feasible: whether a complete one holds the constraints.
+        """
+        nodes = list(self._walk(params))
+        branched = self._branched_at.pop(number)
+        for node in nodes[1:]:
+            node.running -= 1
+        for stage, seconds in outcome.stage_seconds.items():
+            if outcome.state is Status.COMPLETE or stage != _last(outcome.stage_seconds):
+                self._stage_seconds[stage].append(seconds)
+        if outcome.state in (Status.FAILED, Status.INTERRUPTED):
+            for node in nodes[1:]:
+                if node.score is None and not node.running:
+                    self._shelves[node.level].drop(id(node))
+            return
+        scores = self._scores(outcome)
+        self._costs[branched + 1].append(sum(outcome.stage_seconds.values()))
+        ended = self._ended_at(outcome, branched)
+        final = _log(outcome.score) if outcome.state is Status.COMPLETE and feasible else None
+        for node in nodes[1:]:
+            if scores[node.level] is not None:
+                node.score = scores[node.level]
+            if node.level < ended and not node.is_open and node.score is not None:
+                node.is_open = True
+                self._open[node.level].append(node)
+        if branched < 0:
+            self._roots.append((final is not None, 0.0 if final is None else final))
+        for node in nodes[max(1, branched + 1) : -1]:
+            if node.level < ended and node.score is not None:
+                self._note_gain(node, outcome, final, scores)
+        if final is not None:
+            self.best = final if self.best is None else min(self.best, final)
+            for node in nodes[1:]:
+                node.best = final if node.best is None else min(node.best, final)
+        for node in nodes[1:]:
+            self._shelve(node, outcome, ended, feasible)
+
+    def _note_gain(self, node: Node, outcome: Outcome, final: float | None, scores: Sequence[float | None]) -> None:
+        """What one more trial below `node` came to, in the unit of its score; what was left out gained nothing."""
+        assert node.score is not None
+        known = [score for score in scores if score is not None]
+        last = final if final is not None else (known[-1] if known and outcome.state not in DIVERGED else node.score)
+        node.gains.append(last - node.score)
+        self._gains[node.level].append(last - node.score)
+
+    def _shelve(self, node: Node, outcome: Outcome, ended: int, feasible: bool) -> None:
+        """What a level learns of a prefix."""
+        assert node.above is not None
+        shelf, start = self._shelves[node.level], node.above.score
+        if start is None:
+            shelf.drop(id(node))
+        elif node.best is not None:
+            shelf.complete(id(node), node.number, node.params, node.best - start)
+        elif node.level == ended and (outcome.state in DIVERGED or not feasible):
+            shelf.diverged(id(node), node.number, node.params)
+        else:
+            step, score = _furthest(outcome)
+            if score is None:
+                score = _log(outcome.score) if outcome.score else 0.0
+            shelf.stopped(id(node), node.number, node.params, step, score - start)
+
+    # ------------------------------------------------------------------ proposing
+
+    def propose(self, number: int, *, seed: int, seconds_left: float | None = None) -> Branch | None:
+        """The next trial, or None when every combination was tried or nothing ends in `seconds_left`.
+
+        A function of what was learned and of `seed`.
+        """
+        random = np.random.default_rng(seed)
+        exhausted: set[int] = set()
+        while True:
+            chosen = self._choose(random, seconds_left, exhausted)
+            if chosen is None:
+                return None
+            node, reason = chosen
+            for attempt in range(_ATTEMPTS):
+                startup = self._startup if attempt < _ATTEMPTS // 2 else 10**9
+                params = self._fill(node, seed + attempt, startup)
+                if _key(params) not in self._seen:
+                    below = None if node.level < 0 else node.number
+                    stage = None if node.level < 0 else STAGES[self.levels[node.level]]
+                    return Branch(params, below, stage, reason)
+            exhausted.add(id(node))
+
+    def _choose(
+        self, random: np.random.Generator, seconds_left: float | None, exhausted: set[int]
+    ) -> tuple[Node, str] | None:
+        """The prefix below which a second is worth most."""
+        explores = random.random() < EXPLORE
+        arms: list[tuple[float, Node, str]] = []
+        for node in (self.trunk, *self._candidates()):
+            if id(node) in exhausted:
+                continue
+            cost = self._cost(node.level)
+            if seconds_left is not None and cost is not None and cost > seconds_left:
+                continue
+            rate = self._gain(node) / (max(cost or 1.0, 1e-3) * (1 + node.running))
+            arms.append((rate, node, f"expected gain {self._gain(node):.2g} for {cost or 0.0:.3g} s"))
+        if not arms:
+            return None
+        first = arms[0]
+        starts = len(self._roots) + self.trunk_running < self._startup
+        if first[1] is self.trunk and (self.best is None or starts or explores):
+            return first[1], "the first roots" if starts else "another root, to explore"
+        rate, node, reason = max(arms, key=lambda arm: arm[0])
+        return node, reason
+
+    @property
+    def trunk_running(self) -> int:
+        return sum(level == -1 for level in self._branched_at.values())
+
+    def _candidates(self) -> Iterator[Node]:
+        """The most promising open prefixes that have something below them."""
+        for level in range(len(self.levels) - 1):
+            pooled = self._gains[level]
+            expected = fmean(pooled) if pooled else _PRIOR_GAIN
+            nodes = sorted(self._open[level], key=partial(_promise, expected=expected))
+            if len(nodes) > 8 * CONSIDERED:  # the worst never come back
+                nodes = nodes[: 4 * CONSIDERED]
+            self._open[level] = nodes
+            yield from nodes[:CONSIDERED]
+
+    def _gain(self, node: Node) -> float:
+        """Expected improvement of the best score, in logarithms."""
+        if self.best is None:
+            return 1.0 if node.level < 0 else 0.0
+        if node.level < 0:
+            ends = [score for is_complete, score in self._roots if is_complete]
+            share = (len(ends) + 1) / (len(self._roots) + 2)
+            if not ends:
+                return 0.0
+            spread = math.hypot(stdev(ends) if len(ends) > 1 else 0.3, 0.05)
+            return share * _expected_improvement(self.best, fmean(ends), spread)
+        assert node.score is not None
+        pooled = self._gains[node.level]
+        mean = (sum(pooled) + _PRIOR_WEIGHT * _PRIOR_GAIN) / (len(pooled) + _PRIOR_WEIGHT)
+        square = sum((gain - mean) ** 2 for gain in pooled) + _PRIOR_WEIGHT * _PRIOR_SPREAD**2
+        spread = math.sqrt(square / (len(pooled) + _PRIOR_WEIGHT))
+        own = node.gains[-_MEMORY:]
+        mean = (sum(own) + _PRIOR_WEIGHT * mean) / (len(own) + _PRIOR_WEIGHT)
+        if own:
+            square = sum((gain - mean) ** 2 for gain in own) + _PRIOR_WEIGHT * spread**2
+            spread = math.sqrt(square / (len(own) + _PRIOR_WEIGHT))
+        return _expected_improvement(self.best, node.score + mean, spread)
+
+    def _cost(self, level: int) -> float | None:
+        """Seconds that a trial takes which branches at `level`; None while nothing is known."""
+        stages = [STAGES[each] for each in self.levels[level + 1 :]]
+        if self._nominal:
+            return sum(NOMINAL_SECONDS.get(stage, _NOMINAL_SEARCH) for stage in stages)
+        measured = self._costs[level + 1]
+        if len(measured) >= 3:
+            return fmean(measured)
+        known = [fmean(self._stage_seconds[stage]) for stage in stages if self._stage_seconds[stage]]
+        return sum(known) if known else None
+
+    def _fill(self, node: Node, seed: int, startup: int) -> dict[str, Value]:
+        """The prefix and a value for every name below it."""
+        fixed = node.prefix
+        suggests: dict[int, Any] = {}
+
+        def suggest(name: str, domain: Any) -> Value:
+            if name in fixed:
+                return fixed[name]
+            level = self._level_of[name]
+            if level not in suggests:
+                suggests[level] = tpe_suggest(self._shelves[level].seen(), seed=seed, startup=startup)
+            return suggests[level](name, domain)
+
+        return self._space.draw(suggest)
+
+    # ------------------------------------------------------------------ words
+
+    def _place(self, level: int) -> int:
+        return max(index for index, each in enumerate(self.levels) if each <= level)
+
+    def _split(self, params: Mapping[str, Value]) -> list[dict[str, Value]]:
+        """The values by level; what is no name of the space is none of ours."""
+        parts: list[dict[str, Value]] = [{} for _ in self.levels]
+        for name, value in params.items():
+            if name in self._level_of:
+                parts[self._level_of[name]][name] = value
+        return parts
+
+    def _walk(self, params: Mapping[str, Value]) -> Iterator[Node]:
+        node = self.trunk
+        yield node
+        for own in self._split(params):
+            node = node.nodes[_key(own)]
+            yield node
+
+    def _scores(self, outcome: Outcome) -> list[float | None]:
+        """By level, the score at the end of its stage; where the stage is off, that of the one before."""
+        scores: list[float | None] = []
+        latest = None
+        milestones = {key: score for key, score in outcome.milestones.items() if key.endswith(":1")}
+        ends = [*self.levels[1:], len(STAGES)]
+        for end in ends:
+            for stage in STAGES[:end]:
+                if f"{stage}:1" in milestones:
+                    latest = _log(milestones[f"{stage}:1"])
+            scores.append(latest)
+        return scores
+
+    def _ended_at(self, outcome: Outcome, branched: int) -> int:
+        """The level at which the trial ended; one more than the last of a complete one."""
+        if outcome.state is Status.COMPLETE:
+            return len(self.levels)
+        if outcome.state is Status.INFEASIBLE:
+            return branched + 1
+        stage = _last(outcome.stage_seconds) or next(reversed([*outcome.milestones]), "operator:1").split(":")[0]
+        return self._place(STAGES.index(stage))
+
+
+def _promise(node: Node, expected: float) -> float:
+    assert node.score is not None
+    return node.score + (min(node.gains) if node.gains else expected)
+
+
+def _expected_improvement(best: float, mean: float, spread: float) -> float:
+    """E[max(0, best - y)] for a normal y (J. Mockus, 1978)."""
+    z = (best - mean) / spread
+    density = math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return spread * (z * 0.5 * math.erfc(-z / math.sqrt(2)) + density)
+
+
+def _furthest(outcome: Outcome) -> tuple[int, float | None]:
+    """How far it came, as a number that grows along the stages, and its score there."""
+    if not outcome.milestones:
+        return 0, None
+    key = max(outcome.milestones, key=_step)
+    return _step(key), _log(outcome.milestones[key])
+
+
+def _step(milestone: str) -> int:
+    stage, share = milestone.split(":")
+    return 1000 * STAGES.index(stage) + round(999 * float(share))
+
+
+def _last(stages: Mapping[str, Any]) -> str | None:
+    return next(reversed([*stages]), None)
+
+
+def _key(params: Mapping[str, Value]) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
+def _log(score: float | None) -> float:
+    return math.log(max(score or 0.0, _SMALLEST))

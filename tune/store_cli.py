@@ -1,0 +1,167 @@
+"""`ups store`: what an artifact store holds, what each artifact saves, and how to keep the store within a size."""
+
+from __future__ import annotations
+
+import json as json_module
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ups.cli.terminal import console, say
+from ups.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from tune.study import StudyFolder
+    from ups.core.artifacts import Artifact, ArtifactStore, GcResult
+
+store_app = typer.Typer(
+    help="The artifact store: finished stages that no trial trains again.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+Place = Annotated[
+    Path, typer.Argument(help="A STUDY folder, or the folder of a store such as RUN/store.", metavar="STUDY|DIR")
+]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+@store_app.command("ls")
+def ls(
+    place: Place,
+    json: Annotated[Path | None, typer.Option(help="Write every artifact to this file, too.")] = None,
+) -> None:
+    """List the artifacts of a store, those first that a collection would remove first.
+
+    Example: ups store ls runs/demo --json artifacts.json
+    """
+    from ups.core.runtime import write_atomic
+
+    store, _ = _opened(place)
+    found = store.ls()
+    console().print(_table(str(store.root), found))
+    if json is not None:
+        write_atomic(json, (json_module.dumps([_plain(artifact) for artifact in found], indent=1) + "\n").encode())
+
+
+@store_app.command("gc")
+def gc(
+    place: Place,
+    max_size: Annotated[str, typer.Option(help="What the store may hold, such as 500MB, 50GB or 1.5TiB.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, show what would go.")] = False,
+) -> None:
+    """Remove the artifacts that were not used for longest until the store fits into a size.
+
+    Never removed: what a study needs (its base, its best trials, trials that have not ended, promotions), and what a
+    process makes or works with right now. Another study on the same store is asked by what it pinned last.
+
+    Example: ups store gc runs/demo --max-size 50GB --dry-run
+    """
+    from tune.pinning import pin_study
+
+    limit = parse_size(max_size)
+    store, study = _opened(place)
+    if study is not None:
+        pin_study(study, store)
+    found = store.gc(limit, dry_run=dry_run)
+    if found.removed:
+        console().print(_table("would be removed" if dry_run else "removed", found.removed))
+    print(_summary(found, dry_run))
+    if not found.fits:
+        say(_too_much(store, found), 1)
+        raise typer.Exit(1)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of 500MB, 50GB, 1.5TiB; a bare number is bytes.
+
+    Raises:
+        UserError: none of these.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or (match[3] and not match[2]):
+        raise UserError(f"--max-size: a size is written like 500MB, 50GB or 1.5TiB, got {text!r}")
+    return round(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].lower()])
+
+
+def shown_size(size: int) -> str:
+    """`512 B`, `1.5 MB`, `50 GB`: powers of 1000."""
+    value, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}"
+
+
+def _opened(place: Path) -> tuple[ArtifactStore, StudyFolder | None]:
+    """The store, and the study whose it is, if a study was named.
+
+    Raises:
+        UserError: neither a study nor a store.
+    """
+    from tune.study import load_study
+    from ups.core.artifacts import ArtifactStore
+
+    if (place / "study.yaml").exists():
+        study = load_study(place)
+        return ArtifactStore(study.store), study
+    store = ArtifactStore(place)
+    if not store.is_there:
+        raise UserError(f"{place}: no artifact store here; name a STUDY, or the folder of a store such as RUN/store")
+    return store, None
+
+
+def _table(title: str, artifacts: Sequence[Artifact]) -> Table:
+    from rich.table import Table
+
+    from tune.live import shown_seconds
+
+    now = time.time()
+    table = Table(title=title, title_justify="left")
+    for name in ("kind", "size", "saves", "age", "last use", "protected", "key"):
+        table.add_column(name, justify="right" if name in ("size", "saves", "age", "last use") else "left")
+    for each in artifacts:
+        table.add_row(
+            each.what,
+            shown_size(each.bytes),
+            shown_seconds(each.seconds),
+            shown_seconds(max(0.0, now - each.created)),
+            f"{shown_seconds(max(0.0, now - each.last_used))} ago",
+            ", ".join(word for word, is_so in (("pinned", each.pinned), ("in use", each.leased)) if is_so) or "–",
+            each.key[:12],
+        )
+    size, seconds = sum(each.bytes for each in artifacts), sum(each.seconds for each in artifacts)
+    table.caption = f"{len(artifacts)} artifacts, {shown_size(size)}, {shown_seconds(seconds)} of work"
+    table.caption_justify = "left"
+    return table
+
+
+def _summary(found: GcResult, dry_run: bool) -> str:
+    freed = shown_size(found.bytes_before - found.bytes_after)
+    words = ("would remove", "would leave") if dry_run else ("removed", "left")
+    lost = sum(artifact.seconds for artifact in found.removed)
+    return (
+        f"{words[0]} {len(found.removed)} artifacts, {freed} ({lost:.0f} s of work); "
+        f"{words[1]} {shown_size(found.bytes_after)}"
+    )
+
+
+def _too_much(store: ArtifactStore, found: GcResult) -> str:
+    owners = ", ".join(sorted(store.pins())) or "nobody"
+    return (
+        f"{store.root}: {shown_size(found.bytes_protected)} are protected, more than {shown_size(found.max_bytes)} "
+        f"(in use, being written, or pinned by: {owners}); a pin of a study that is no more is a file in "
+        f"{store.root / 'pins'}"
+    )
+
+
+def _plain(artifact: Artifact) -> dict[str, str | int | float | bool]:
+    return {name: value for name, value in vars(artifact).items() if name != "folder"}

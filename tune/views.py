@@ -1,0 +1,174 @@
+"""What TPE is shown: observations of our choice in place of a study's trials.
+
+Stock TPE reads every trial of a study: its time grows with their number, and eighty children of one prefix count as
+eighty observations of it. Here it reads a list that holds each thing once, the best, the latest and those that
+diverged.
+"""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from tune.domain import Domain, Value, from_journal, to_journal
+from tune.space import Suggest
+
+BEST, LATEST, DIVERGED, RUNNING = 100, 200, 100, 100
+"""how many observations of each sort are shown"""
+
+
+def distribution_of(domain: Domain) -> BaseDistribution:
+    """The domain in Optuna's words."""
+    if domain.choice is not None:
+        return CategoricalDistribution([to_journal(option) for option in domain.choice])
+    if domain.integers is not None:
+        return IntDistribution(*domain.integers, log=domain.log)
+    low, high = domain.bounds
+    return FloatDistribution(low, high, log=domain.log)
+
+
+class Shelf:
+    """Observations of one kind of thing, each under its own id; a later word on the same id replaces the earlier."""
+
+    def __init__(self, domains: Mapping[str, Domain]) -> None:
+        self._distributions = {name: distribution_of(domain) for name, domain in domains.items()}
+        self._entries: dict[Hashable, FrozenTrial] = {}
+        self._order: list[Hashable] = []
+        self._ranked: list[tuple[float, int]] = []
+        self._by_number: dict[int, Hashable] = {}
+        self._diverged: list[Hashable] = []
+
+    def complete(self, id: Hashable, number: int, params: Mapping[str, Value], value: float) -> None:
+        """It came to its end with `value`; lower is better."""
+        self._put(id, self._trial(number, params, TrialState.COMPLETE, value=value))
+        insort(self._ranked, (value, number))
+
+    def stopped(self, id: Hashable, number: int, params: Mapping[str, Value], step: int, value: float) -> None:
+        """It was stopped with `value` at `step`: worse than all that came further."""
+        self._put(id, self._trial(number, params, TrialState.PRUNED, steps={step: value}))
+
+    def diverged(self, id: Hashable, number: int, params: Mapping[str, Value]) -> None:
+        """It is not feasible."""
+        self._put(id, self._trial(number, params, TrialState.COMPLETE, value=0.0, violation=1.0))
+        self._diverged.append(id)
+
+    def running(self, id: Hashable, number: int, params: Mapping[str, Value]) -> None:
+        """Its end is not known: others had better be proposed elsewhere. Anything known of the id stays."""
+        if id not in self._entries:
+            self._put(id, self._trial(number, params, TrialState.RUNNING))
+
+    def drop(self, id: Hashable) -> None:
+        """Nothing was learned of it after all."""
+        entry = self._entries.pop(id, None)
+        if entry is not None:
+            self._unrank(entry)
+            self._by_number.pop(entry.number, None)
+
+    def seen(self) -> list[FrozenTrial]:
+        """What a sampler is shown, by number."""
+        ids = [self._by_number[number] for _, number in self._ranked[:BEST]]
+        ids += self._last(self._order, LATEST, lambda entry: entry.state is not TrialState.RUNNING)
+        ids += self._last(self._diverged, DIVERGED, lambda entry: bool(entry.constraints))
+        ids += self._last(self._order, RUNNING, lambda entry: entry.state is TrialState.RUNNING)
+        return sorted((self._entries[id] for id in dict.fromkeys(ids)), key=lambda entry: entry.number)
+
+    def _last(self, ids: Sequence[Hashable], count: int, wanted: Any) -> list[Hashable]:
+        found: list[Hashable] = []
+        for id in reversed(ids[-4 * count :]):
+            entry = self._entries.get(id)
+            if entry is not None and wanted(entry):
+                found.append(id)
+                if len(found) == count:
+                    break
+        return found
+
+    def _put(self, id: Hashable, entry: FrozenTrial) -> None:
+        before = self._entries.get(id)
+        if before is None:
+            self._order.append(id)
+        else:
+            self._unrank(before)
+            self._by_number.pop(before.number, None)
+        self._entries[id] = entry
+        self._by_number[entry.number] = id
+
+    def _unrank(self, entry: FrozenTrial) -> None:
+        if entry.state is TrialState.COMPLETE and not entry.constraints:
+            item = (entry.value or 0.0, entry.number)
+            del self._ranked[bisect_left(self._ranked, item)]
+
+    def _trial(
+        self,
+        number: int,
+        params: Mapping[str, Value],
+        state: TrialState,
+        *,
+        value: float | None = None,
+        steps: Mapping[int, float] | None = None,
+        violation: float | None = None,
+    ) -> FrozenTrial:
+        known = {name: to_journal(value) for name, value in params.items() if name in self._distributions}
+        return FrozenTrial(
+            number=number,
+            state=state,
+            value=value,
+            datetime_start=None,
+            datetime_complete=None,
+            params=known,
+            distributions={name: self._distributions[name] for name in known},
+            user_attrs={},
+            system_attrs={} if violation is None else {"constraints": [violation]},
+            intermediate_values=dict(steps or {}),
+            trial_id=number,
+        )
+
+
+def tpe_suggest(seen: list[FrozenTrial], *, seed: int, startup: int) -> Suggest:
+    """Gives values as TPE proposes them after the observations; random ones while there are fewer than `startup`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
+    study: Any = _View(seen)
+    number = max((trial.number for trial in seen), default=-1) + 1
+    asking: Any = FrozenTrial(number, TrialState.RUNNING, None, None, None, {}, {}, {}, {}, {}, number)
+    relative = sampler.sample_relative(study, asking, sampler.infer_relative_search_space(study, asking))
+
+    def suggest(name: str, domain: Domain) -> Value:
+        if name in relative:
+            return from_journal(relative[name])
+        return from_journal(sampler.sample_independent(study, asking, name, distribution_of(domain)))
+
+    return suggest
+
+
+class _View(optuna.Study):
+    """A study of nothing but the given trials."""
+
+    def __init__(self, trials: list[FrozenTrial]) -> None:
+        self._seen = trials
+        self._study_id = 0
+        self._directions = [StudyDirection.MINIMIZE]
+        self._storage: Any = _NoStorage()
+
+    def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
+        return [trial for trial in self._seen if states is None or trial.state in states]
+
+
+class _NoStorage:
+    """TPE tells other processes what it is about to propose; here there are none."""
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        return None
