@@ -16,6 +16,7 @@ from typing import Protocol
 from replay_table import LATENTS, StageRun, Table
 
 from ups.core.types import Status
+from ups.training.pipeline import SEARCH
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,9 @@ class Simulation:
             course.stage_seconds[stage.stage] = mark.seconds + lead
             yield from self._work(mark.seconds + lead - spent)
             spent = mark.seconds + lead
-            if self._policy.report(ticket, stage.stage, mark.share, mark.score, spent):
+            stops = self._policy.report(ticket, stage.stage, mark.share, mark.score, spent)
+            # at the end of the last stage, where ASHA stops whoever has reached `max_t`, nothing is left to stop
+            if stops and stage.stage != SEARCH:
                 self._note(str(Status.PRUNED))
                 self._policy.stopped(ticket)
                 stopped = True

@@ -98,7 +98,7 @@ def shown_size(size: int) -> str:
         if value < 999.5 or unit == "TB":
             break
         value /= 1000
-    return f"{value:.3g} {unit}"
+    return f"{float(f'{value:.3g}'):g} {unit}"
 
 
 def _opened(place: Path) -> tuple[ArtifactStore, StudyFolder | None]:

@@ -1,4 +1,4 @@
-"""Runs that share a store: each stage is trained once, by whoever is there first, and goes on where the dead left it."""
+"""Runs that share a store: each stage is trained once, by whoever comes first, and goes on where the dead left it."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ def _train_and_die(root: Path, name: str, config: RunConfig) -> None:
 def test_of_runs_that_need_the_same_stage_at_once_one_trains_it(
     config: RunConfig, uninterrupted: RunResult, tmp_path: Path
 ) -> None:
-    processes = [SPAWN.Process(target=_train, args=(tmp_path, name, config)) for name in "abc"]
+    processes = [SPAWN.Process(target=_train, args=(tmp_path, name, config)) for name in "ab"]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    results = [load_result(tmp_path / name) for name in "abc"]
-    assert sorted(result.reused_stages for result in results) == [(), ("operator",), ("operator",)]
+    results = [load_result(tmp_path / name) for name in "ab"]
+    assert sorted(result.reused_stages for result in results) == [(), ("operator",)]
     assert {result.score for result in results} == {uninterrupted.score}
-    assert sorted(bool((tmp_path / f"{name}-steps").read_text()) for name in "abc") == [False, False, True]
+    assert sorted(bool((tmp_path / f"{name}-steps").read_text()) for name in "ab") == [False, True]
     assert all(result.stage_keys == uninterrupted.stage_keys for result in results)
 
 
