@@ -15,9 +15,8 @@ from sqlalchemy.exc import OperationalError
 
 from tune import database, presence, storage_url
 from tune.database import StorageLost
-from tune.presence import DEAD_SECONDS, Watch
 from tune.study import OpenStudy, load_plan, load_study
-from ups.core.errors import ConfigError, UserError
+from ups.core.errors import UserError
 from ups.core.types import Status
 
 LR = "stages.operator.optimizer.lr"
@@ -143,32 +142,6 @@ def test_a_copy_of_a_folder_is_another_driver(open_study, tmp_path):
     assert open_study("copy", resume=True).unfinished() == []
 
 
-CARD = {"beat": 1.0}
-
-
-def test_a_driver_is_dead_when_its_beat_stands_still_by_the_watchers_clock():
-    watch = Watch()
-    beats = 0.0
-    for now in range(0, 200, 5):
-        beats += 1
-        watch.look({"alive": {"beat": beats}, "dead": CARD, "gone": {**CARD, "ended": True}}, float(now))
-        assert watch.is_dead("dead", float(now)) == (now > DEAD_SECONDS)
-        assert not watch.is_dead("alive", float(now))
-        assert watch.is_dead("gone", float(now))
-
-
-def test_after_an_absence_of_the_watcher_or_of_the_database_everybody_may_speak_first():
-    watch = Watch()
-    for now in range(0, 40, 5):
-        watch.look({"other": CARD}, float(now))
-    assert not watch.is_dead("other", 35.0 + 600)
-    watch.look({"other": CARD}, 635.0)
-    assert not watch.is_dead("other", 635.0)
-    for now in range(640, 640 + int(DEAD_SECONDS) + 5, 5):
-        watch.look({"other": CARD}, float(now))
-    assert watch.is_dead("other", float(now))
-
-
 def test_another_space_under_the_same_name_is_refused_and_its_folder_stays_free(open_study, tmp_path, name):
     open_study("a")
     with pytest.raises(UserError, match=rf"study '{name}': holds a study of another space \(strategy.keep is 0.33"):
@@ -248,29 +221,6 @@ def test_a_password_opens_the_database_and_is_written_nowhere(make_plan, postgre
         OpenStudy(tmp_path / "b", make_plan().kept_at(wrong, name), resume=False)
     assert "wr0ng" not in str(error.value)
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("place", "match"),
-    [
-        ("postgresql://u:s3cret/x@host/db", "is no readable URL"),
-        ("postgresql://u:12/s3cret@host/db", "is no readable URL"),
-        ("postgresql://u:s3cret@host:port/db", "is no readable URL"),
-        ("mysql://u:s3cret@host/db", "must be the path of a journal or a postgresql:// URL"),
-        ("", "must be the path of a journal"),
-    ],
-)
-def test_a_url_that_cannot_be_read_is_refused_without_a_word_of_it(make_plan, place, match):
-    with pytest.raises(ConfigError, match=f"resources.study_storage: {match}") as error:
-        make_plan().kept_at(place, None)
-    assert "s3cret" not in str(error.value)
-
-
-def test_a_server_that_cannot_be_reached_is_a_line_and_leaves_the_folder_free(make_plan, tmp_path):
-    plan = make_plan().kept_at("postgresql://ups@127.0.0.1:1/db", "x")
-    with pytest.raises(UserError, match=r"ups@127.0.0.1:1/db: the study storage cannot be opened .*refused"):
-        OpenStudy(tmp_path / "a", plan, resume=False)
-    OpenStudy(tmp_path / "a", make_plan(), resume=False).__exit__(None, None, None)
 
 
 def test_a_restart_of_the_server_is_waited_for(open_study, postgres):
