@@ -1,7 +1,8 @@
 """A search on recorded curves: some workers, a simulated clock, and a policy that says what is trained next.
 
 What the policy decides is real; what a worker does is read from a table and takes the seconds that it took when it
-was recorded. Nothing depends on the speed of the machine that replays.
+was recorded. Nothing depends on the speed of the machine that replays, unless decisions are to take the time that they
+take.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from replay_table import LATENTS, StageRun, Table
+from replay_table import LATENTS, StageRun
 
 from ups.core.types import Status
 from ups.training.pipeline import SEARCH
@@ -63,6 +64,19 @@ class Policy(Protocol):
         ...
 
 
+class Curves(Protocol):
+    """What trials report."""
+
+    @property
+    def finals(self) -> Sequence[float]:
+        """Scores at the end, the best first."""
+        ...
+
+    def run(self, path: tuple[int, ...]) -> list[StageRun]:
+        """The stages of a run in their order, up to the one that did not complete."""
+        ...
+
+
 @dataclass
 class Found:
     """What a search came to."""
@@ -80,18 +94,32 @@ class Found:
     core_seconds: float = 0.0
     """of all workers until the search ended, idle time included"""
     busy_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    """of all workers: without a trial, or waiting for a decision"""
 
 
 class Simulation:
     """Replays one search."""
 
-    def __init__(self, policy: Policy, table: Table, *, workers: int, budget: float) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        table: Curves,
+        *,
+        workers: int,
+        budget: float,
+        decision_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         """
         Args:
             budget: core-seconds, those of an idle worker included.
+            decision_seconds: what the policy has needed since this was asked before. One process decides everything,
+                one thing after the other: so long all that have come to it wait.
         """
         self._policy, self._table = policy, table
         self._workers, self._budget = workers, budget
+        self._decision_seconds = decision_seconds
+        self._idle = workers
         self.clock = 0.0
         self.found = Found()
         self._finished: dict[str, StageRun] = {}
@@ -102,25 +130,32 @@ class Simulation:
         goal = self._table.finals[0]
         order = itertools.count()
         events: list[tuple[float, int, Generator[float, None, None]]] = []
-        idle = self._workers
         while True:
-            while idle and (ticket := self._policy.ask()) is not None:
+            while self._idle and (ticket := self._policy.ask()) is not None:
+                self._go_to(self.clock + self._decision_seconds())
                 heapq.heappush(events, (self.clock, next(order), self._trial(ticket)))
-                idle -= 1
+                self._idle -= 1
+            self._go_to(self.clock + self._decision_seconds())
             if not events or self._is_at(goal):
                 break
             time, _, trial = heapq.heappop(events)
             if time * self._workers > self._budget:
-                self.clock = self._budget / self._workers
+                self._go_to(self._budget / self._workers)
                 break
-            self.clock = time
+            self._go_to(max(self.clock, time))
             wait = next(trial, None)
+            self._go_to(self.clock + self._decision_seconds())
+            self.found.idle_seconds += self.clock - time
             if wait is None:
-                idle += 1
+                self._idle += 1
             else:
                 heapq.heappush(events, (self.clock + wait, next(order), trial))
         self.found.core_seconds = self.clock * self._workers
         return self.found
+
+    def _go_to(self, time: float) -> None:
+        self.found.idle_seconds += (time - self.clock) * self._idle
+        self.clock = time
 
     def _is_at(self, goal: float) -> bool:
         return bool(self.found.improvements) and self.found.improvements[-1][1] <= goal

@@ -16,45 +16,49 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Self
 
+from baseline import CLIPPED, GRACE_PERCENT, MAX_PERCENT, METRIC, REDUCTION_FACTOR, progress_percent
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from replay_clock import Course, Ticket
 from replay_table import Table
-from stage_grid import GROUPS
 
-from tune.driver import Driver
+from tune.driver import Check, Driver
 from tune.running import NoView
 from tune.study import OpenStudy, Plan
-from tune.trial import Outcome
+from tune.trial import Outcome, Trial
 from ups.config import RunConfig
 from ups.core.types import Status
 from ups.training.keys import stage_keys
 
-METRIC = "rollout_nrmse"
-CLIPPED = 1.0
-"""what the tuned baseline reports of a trial that diverged: the score of a constant prediction"""
-NOMINAL_SHARES = {"operator": 0.5, "diff_residual": 0.3, "consistency_distill": 0.15, "inference": 0.05}
-"""parts of a whole trial, by which the tuned baseline counts how far it is"""
 ENDLESS = 10**6
 
 
 class StudyPolicy:
     """The project's own search: a study in a temporary folder and its driver."""
 
-    def __init__(self, plan: Plan, table: Table, *, workers: int, reuse: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        path_of: Callable[[RunConfig], tuple[int, ...]],
+        *,
+        workers: int,
+        reuse: bool,
+        check: Check = lambda config: None,
+    ) -> None:
         """
         Args:
+            path_of: where the curves of a config are.
             reuse: trials share finished stages, as they do in a store.
         """
-        self._table, self._space = table, plan.space
+        self._path_of, self._space = path_of, plan.space
         self._keys: Callable[[RunConfig], Mapping[str, str]] = _table_keys if reuse else lambda config: {}
         self._folder = tempfile.TemporaryDirectory(prefix="ups-replay-")
         self._study = OpenStudy(Path(self._folder.name) / "study", plan, resume=False)
         self.clock: Callable[[], float] = lambda: 0.0
         self._driver = Driver(
             self._study,
-            check=lambda config: None,
+            check=check,
             keys=self._keys,
             concurrency=workers,
             time_budget=None,
@@ -73,13 +77,7 @@ class StudyPolicy:
 
     def ask(self) -> Ticket | None:
         trial = self._driver.next()
-        if trial is None:
-            return None
-        config = self._space.config_of(trial.params)
-        flat = config.flat()
-        # the base has values for names that a trial was not given
-        path = self._table.path({name: flat[name] for name in self._table.names})
-        return Ticket(trial.number, path, self._keys(config))
+        return None if trial is None else self._ticket(trial)
 
     def report(self, ticket: Ticket, stage: str, share: float, score: float, seconds: float) -> bool:
         report = {"stage": stage, "share": share, "score": score, "seconds": seconds}
@@ -105,6 +103,10 @@ class StudyPolicy:
             ),
         )
 
+    def _ticket(self, trial: Trial) -> Ticket:
+        config = self._space.config_of(trial.params)
+        return Ticket(trial.number, self._path_of(config), self._keys(config))
+
 
 @dataclass(frozen=True)
 class RaySettings:
@@ -125,6 +127,7 @@ class RaySettings:
 
 DOCUMENTED = RaySettings()
 """`OptunaSearch()` and `ASHAScheduler()` as they are"""
+TUNED = RaySettings("progress", MAX_PERCENT, GRACE_PERCENT, REDUCTION_FACTOR, clips=True, limited=True)
 
 
 class RayPolicy:
@@ -197,9 +200,7 @@ class RayPolicy:
 
     def _result(self, ticket: Ticket, stage: str, share: float, score: float) -> dict[str, Any]:
         number = self._last.get(ticket.name, {}).get("training_iteration", 0) + 1
-        before = [NOMINAL_SHARES[each] for each in list(GROUPS)[: list(GROUPS).index(stage)]]
-        progress = 100 * (sum(before) + share * NOMINAL_SHARES[stage])
-        return {"training_iteration": number, "progress": progress, METRIC: score}
+        return {"training_iteration": number, "progress": progress_percent(stage, share), METRIC: score}
 
 
 def unlimited(plan: Plan, changes: Mapping[str, Any]) -> Plan:

@@ -11,6 +11,7 @@ from typing import Any
 from pairs import Data
 from stage_grid import GROUPS
 
+from ups.config import RunConfig
 from ups.core.types import Status
 from ups.training.pipeline import SEARCH
 
@@ -77,6 +78,11 @@ class Table:
             self._places[stage][json.dumps({name: params[name] for name in levels[0]}, sort_keys=True)]
             for stage, levels in self.levels.items()
         )
+
+    def path_of(self, config: RunConfig) -> tuple[int, ...]:
+        """The node of a config; one that was not given a name has the base's value there."""
+        flat = config.flat()
+        return self.path({name: flat[name] for name in self.names})
 
     def run(self, path: tuple[int, ...]) -> list[StageRun]:
         """The stages of a run in their order, up to the one that did not complete."""

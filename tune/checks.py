@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tune.domain import Domain, Value, holds
+from tune.objectives import is_eligible
 from tune.space import MEASURED_AT_THE_END, SearchConfig, Space, candidates
-from tune.study import Plan
+from tune.storage_url import is_database
+from tune.study import Plan, load_study
 from ups.config import RunConfig, diff, find_shipped, load_config, read_yaml
 from ups.core.errors import ConfigError
 from ups.core.schema import unknown_key
@@ -27,6 +29,8 @@ _WITHOUT_EFFECT = (
     "runtime.compile",
     "runtime.deterministic",
 )
+BEST_OF_A_STUDY = 3
+"""trials of an earlier study that `start_from` takes from it"""
 RANDOM_DRAWS = 64
 """combinations tried where the base's values alone do not tell"""
 
@@ -65,7 +69,9 @@ def load_plan_from_space(
         base = load_config(_find(config.base, path), overrides)
         config = _without(config, base, overrides or {}, on_run=base_file is not None)
         check_space(config, base)
-        start_from = tuple(_given(name, path, base, overrides) for name in config.start_from)
+        starts = [start for name in config.start_from for start in _starts(name, path, base, overrides or {})]
+        config = config.override({"start_from": [origin for origin, _ in starts]})
+        start_from = tuple(start for _, start in starts)
         if config.strategy.sampler == "grid":
             config = _sized(config, (base, *start_from), says_trials)
     except ConfigError as error:
@@ -92,11 +98,24 @@ def check_space(config: SearchConfig, base: RunConfig) -> None:
     if config.strategy.sampler == "grid":
         _check_grid(space)
     _check_objectives(config)
+    _check_together(config)
     for stage, shares in config.strategy.milestones.items():
         _check_milestones(stage, shares, space)
     for name, domain in space.domains.items():
         if name not in space.switches:
             _check_ends(name, domain, space)
+
+
+def _check_together(config: SearchConfig) -> None:
+    """Refuse settings of the search that do not go together."""
+    strategy = config.strategy
+    if strategy.sampler == "cmaes" and len(config.objectives) > 1:
+        raise ConfigError("strategy.sampler: cmaes searches one objective; tpe and gp search several")
+    if strategy.batch is not None and is_database(config.resources.study_storage):
+        raise ConfigError(
+            "strategy.batch: several drivers on one study have no common order; leave resources.study_storage out "
+            "for a deterministic search"
+        )
 
 
 def _check_name(name: str, space: Space) -> None:
@@ -265,9 +284,24 @@ def _without(config: SearchConfig, base: RunConfig, overrides: Mapping[str, Any]
     return SearchConfig.parse({**config.model_dump(mode="json"), "space": left})
 
 
-def _given(name: str, space_file: Path, base: RunConfig, overrides: Mapping[str, Any] | None) -> RunConfig:
+def _starts(
+    name: str, space_file: Path, base: RunConfig, overrides: Mapping[str, Any]
+) -> Iterator[tuple[str, RunConfig]]:
+    """(origin, config) that an entry of `start_from` stands for: a config, or the best trials of an earlier study."""
+    folders = [folder for folder in (Path(name), space_file.parent / name) if (folder / "study.yaml").is_file()]
+    if not folders:
+        yield name, _given(name, load_config(_find(name, space_file), overrides), base)
+        return
+    study = load_study(folders[0])
+    eligible = [record for record in study.trials if is_eligible(record, study.config)]
+    if not eligible:
+        raise ConfigError(f"start_from: {name} has no trial to start from, none ran to its end")
+    for record in sorted(eligible, key=lambda record: (record.score, record.number))[:BEST_OF_A_STUDY]:
+        yield f"{name}#{record.number}", _given(name, study.config_of(record).override(overrides), base)
+
+
+def _given(name: str, config: RunConfig, base: RunConfig) -> RunConfig:
     """A config of `start_from` in the words of this search: its own model and training, the base's task and machine."""
-    config = load_config(_find(name, space_file), overrides)
     changed = diff(base, config)
     for path, (ours, theirs) in changed.items():
         if _is_below(path, _FIXED[:1]) or path.rsplit(".", 1)[-1] in _FIXED_EVERYWHERE:

@@ -132,11 +132,31 @@ def promote(
 
     Example: ups promote runs/demo --top 3 --seeds 3 --out configs/golden/burgers1d.yaml
     """
+    from tune.pinning import pin_study
     from tune.promote import promote as confirm
+    from tune.study import load_study
+    from ups.core.artifacts import ArtifactStore
 
     found = confirm(study, top=top, seeds=seeds, out=out, replace=replace, force=force)
+    opened = load_study(study)
+    pin_study(opened, ArtifactStore(opened.store))
     if not found.written:
         raise typer.Exit(1)
+
+
+@app.command("replay")
+def replay(study: Study) -> None:
+    """Decide once more on everything that a deterministic search decided, from its journal; nothing is trained.
+
+    Example: ups replay runs/demo
+    """
+    from tune.replay import replay as decide
+
+    found = decide(study)
+    if found.difference is not None:
+        say(f"{study}: came out differently after {found.proposals} proposals: {found.difference}", 1)
+        raise typer.Exit(1)
+    print(f"{found.proposals} proposals and {found.verdicts} verdicts came out the same")
 
 
 @app.command("report")

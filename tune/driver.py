@@ -129,7 +129,8 @@ class Driver:
             if self._is_too_late():
                 self._stop_asking(LATE)
                 return None
-            trial = self._proposer.next(self._seconds_left)
+            # in deterministic mode no clock has a say in what is proposed
+            trial = self._proposer.next(None if self._batch else self._seconds_left)
             if trial is None:
                 self._stop_asking(None if self._proposer.asked >= self._wanted else EXHAUSTED)
                 return None

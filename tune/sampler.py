@@ -89,7 +89,7 @@ class Proposer:
                 params = {name: from_journal(value) for name, value in trial.params.items()}
                 self._learn_start(trial.number, params, trial.user_attrs)
             elif "state" in trial.user_attrs:
-                self._learn_end(trial.number, _outcome_of(trial))
+                self._learn_end(trial.number, outcome_of(trial))
 
     def next(self, seconds_left: float | None = None) -> Trial | None:
         """The next trial: one that an earlier driver left unfinished, or a new one; None when all were asked, when
@@ -262,7 +262,7 @@ def _given(study: OpenStudy) -> list[tuple[str, RunConfig]]:
     return [*given, *zip(study.plan.config.start_from, study.plan.start_from, strict=True)]
 
 
-def _outcome_of(trial: FrozenTrial) -> Outcome:
+def outcome_of(trial: FrozenTrial) -> Outcome:
     """The outcome that `Proposer.tell` wrote down."""
     known = {name: trial.user_attrs[name] for name in _PARTS if name in trial.user_attrs}
     return Outcome(

@@ -33,18 +33,18 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from tune.driver import Check, Driver, Keys
+from tune.driver import Driver
+from tune.fit import fit_to_data, keys_on
 from tune.objectives import best_of
+from tune.pinning import pin_study
 from tune.running import NoView, View
 from tune.space import SearchConfig
-from tune.study import OpenStudy, Plan, TrialRecord, diverged_shares, store_folder
+from tune.study import OpenStudy, Plan, TrialRecord, diverged_shares, load_study, store_folder
 from tune.trial import Outcome
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
+from ups.core.artifacts import ArtifactStore
 from ups.core.types import Status
-from ups.data.task import load_task
-from ups.run import count_parameters
-from ups.training.keys import stage_keys
 
 WORKER_DEATHS = 3
 """restarts of a trial whose process died, each from its last checkpoint"""
@@ -97,7 +97,7 @@ def run_search(
     Raises:
         UserError: the data cannot be read, the base does not fit it, or the folder cannot be taken.
     """
-    check, keys = (_no_check, _keys_on("")) if trainer else _fit_to_data(plan)
+    check, keys = (_no_check, keys_on("")) if trainer else fit_to_data(plan)
     resources = plan.config.resources
     cpus = resources.cpus_per_worker
     concurrency = max(1, _cpus() // cpus) if resources.concurrency == "auto" else resources.concurrency
@@ -118,6 +118,8 @@ def run_search(
             if driver.has_work:
                 with embedded_ray(concurrency * cpus):
                     _run_tune(driver, function, cpus, concurrency, study.folder)
+        if trainer is None:
+            pin_study(load_study(folder), ArtifactStore(store))
         return Summary(
             folder,
             study.records(searching=False),
@@ -275,25 +277,6 @@ def _stop_on_signal(driver: Driver) -> Iterator[list[int]]:
     finally:
         for each, before in handlers.items():
             signal.signal(each, before)
-
-
-def _fit_to_data(plan: Plan) -> tuple[Check, Keys]:
-    """Read the data once, before anything is written, and check the given configs against it."""
-    task = load_task(plan.base.task)
-    spec, fingerprint = task.spec, task.fingerprint
-
-    def check(config: RunConfig) -> int:
-        if config.ttc.enabled:
-            config.ttc.reward.weights(spec)
-        return count_parameters(config, spec)
-
-    for config in (plan.base, *plan.start_from):
-        check(config)
-    return check, _keys_on(fingerprint)
-
-
-def _keys_on(data: str) -> Keys:
-    return lambda config: stage_keys(config, data)
 
 
 def _no_check(config: RunConfig) -> None:

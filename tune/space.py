@@ -142,7 +142,8 @@ class SearchConfig(Schema):
     """what a trial has to hold to be the best, on the Pareto front or promoted"""
     space: dict[str, Domain] = Field(min_length=1)
     start_from: tuple[str, ...] = ()
-    """configs tried right after the base, never pruned"""
+    """configs tried right after the base, never pruned; a STUDY folder stands for its best trials, whose stages are
+    found where both studies share a store"""
     strategy: Strategy = Strategy()
     resources: Resources = Resources()
     budget: Budget = Budget()

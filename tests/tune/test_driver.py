@@ -62,7 +62,8 @@ def test_a_trial_far_behind_is_stopped_with_its_score_and_its_reason(make_driver
     assert [arrive(driver, score)[1] for score in (0.3, 0.2, 0.1)] == [False, False, False]
     number, stop = arrive(driver, 0.9)
     assert stop
-    record = driver.end(number, driver.pruned(number))
+    driver.end(number, driver.pruned(number))
+    record = driver.records[number]
     assert (record.state, record.score, record.parameters) == (Status.PRUNED, 0.9, 5)
     assert record.milestones == {"operator:0.25": 0.9}
     assert "number 4 of 4" in record.reason
@@ -86,7 +87,8 @@ def test_a_score_that_is_not_finite_is_a_verdict(make_driver):
     driver.next()
     number, stop = arrive(driver, math.nan)
     assert stop
-    record = driver.end(number, driver.pruned(number))
+    driver.end(number, driver.pruned(number))
+    record = driver.records[number]
     assert (record.state, record.score, record.milestones) == (Status.NOT_FINITE, None, {})
 
 
@@ -158,7 +160,10 @@ def test_a_snapshot_says_what_is_best_and_what_is_left(make_driver):
     assert [each.score for each in found.running] == [0.3]
 
 
-LATER = {"stages.diff_residual.epochs": {"choice": [0, 2]}}
+RATE = {LR: {"float": [1e-4, 10.0], "log": True}}
+"""no two trials have the same operator"""
+LATER = RATE | {"stages.diff_residual.epochs": {"choice": [0, 2]}}
+CORRECTED = RATE | {"stages.diff_residual.epochs": {"choice": [2, 3]}}
 BOTH = {"operator": [0.5, 1], "diff_residual": [0.5, 1]}
 
 
@@ -185,7 +190,7 @@ def test_a_trial_whose_later_stage_is_off_is_not_stopped_at_its_end_and_one_that
 
 
 def test_a_later_stage_is_compared_with_that_stage_alone(make_driver):
-    driver = make_driver(space={"stages.diff_residual.epochs": {"choice": [2, 3]}}, trials=20, milestones=BOTH)
+    driver = make_driver(space=CORRECTED, trials=20, milestones=BOTH)
     for score in (0.1, 0.1, 0.1):
         arrive_at = driver.next().number
         driver.progress(arrive_at, at("operator", 0.5, score))
@@ -197,7 +202,7 @@ def test_a_later_stage_is_compared_with_that_stage_alone(make_driver):
 
 
 def test_the_score_of_a_trial_stopped_in_a_later_stage_is_its_last_and_what_it_reused_is_told(make_driver):
-    driver = make_driver(space={"stages.diff_residual.epochs": {"choice": [2, 3]}}, trials=20, milestones=BOTH)
+    driver = make_driver(space=CORRECTED, trials=20, milestones=BOTH)
     driver.next()
     for score in (0.1, 0.2, 0.3):
         number = driver.next().number
@@ -206,16 +211,18 @@ def test_the_score_of_a_trial_stopped_in_a_later_stage_is_its_last_and_what_it_r
     driver.progress(number, at("operator", 0.5, 0.05))
     assert driver.progress(number, at("diff_residual", 0.5, 0.9))
     assert driver.pruned(number).reused_stages == ()
-    record = driver.end(number, driver.pruned(number))
+    driver.end(number, driver.pruned(number))
+    record = driver.records[number]
     assert (record.state, record.score) == (Status.PRUNED, 0.9)
     assert record.milestones == {"operator:0.5": 0.05, "diff_residual:0.5": 0.9}
     number = driver.next().number
     assert driver.progress(number, at("diff_residual", 0.5, 0.9))
-    assert driver.end(number, driver.pruned(number)).reused_stages == ("operator",)
+    driver.end(number, driver.pruned(number))
+    assert driver.records[number].reused_stages == ("operator",)
 
 
 def test_a_search_at_test_time_is_what_a_trial_goes_through_last(make_driver):
-    switch = {"ttc.enabled": {"choice": [True]}, "stages.diff_residual.epochs": {"choice": [2, 3]}}
+    switch = CORRECTED | {"ttc.enabled": {"choice": [True]}}
     driver = make_driver(space=switch, trials=20, milestones={"operator": [0.5, 1.0]})
     assert stages_of(driver._space.base) == ("operator",)
     driver.end(driver.next().number, Outcome(Status.COMPLETE, 0.1))
@@ -231,7 +238,7 @@ def test_a_search_at_test_time_is_what_a_trial_goes_through_last(make_driver):
 
 
 def test_a_trial_that_is_searched_at_test_time_is_stopped_before_it(make_driver):
-    driver = make_driver(space={"ttc.enabled": {"choice": [True]}}, trials=20, milestones={"operator": [1.0]})
+    driver = make_driver(space=RATE | {"ttc.enabled": {"choice": [True]}}, trials=20, milestones={"operator": [1.0]})
     driver.next()
     stops = [driver.progress(driver.next().number, at("operator", 1.0, score)) for score in (0.1, 0.2, 0.3, 0.4)]
     assert stops[-1]

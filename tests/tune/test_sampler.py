@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from tune.sampler import NO_SKILL, Proposer
+from tune.sampler import NO_SKILL, Proposer, outcome_of
 from tune.study import OpenStudy, load_trials
 from tune.trial import DIVERGED, Outcome
 from ups.core.types import Status
@@ -81,12 +81,24 @@ def test_failed_is_fail(open_study):
 
 def test_records_come_back_as_they_were_told(open_study):
     study = open_study()
-    outcome = Outcome(Status.EXPLODED, None, "norm 1e9", {"operator:0.25": 0.7}, 12.5, 1234, ("operator",))
+    outcome = Outcome(
+        Status.EXPLODED,
+        None,
+        "norm 1e9",
+        {"operator:0.25": 0.7},
+        seconds=12.5,
+        parameters=1234,
+        metrics={"peak_memory_gib": 0.5},
+        reused_stages=("operator",),
+        stage_seconds={"diff_residual": 12.5},
+    )
     tell_all(study, outcome)
     for record in (study.records()[0], load_trials(study.folder)[0]):
         assert (record.state, record.score, record.reason) == (Status.EXPLODED, None, "norm 1e9")
         assert (record.milestones, record.seconds, record.parameters) == ({"operator:0.25": 0.7}, 12.5, 1234)
         assert (record.origin, record.reused_stages) == ("base", ("operator",))
+        assert record.metrics == {"peak_memory_gib": 0.5}
+    assert outcome_of(study.optuna.get_trials()[0]) == outcome
     assert Outcome.from_json(outcome.to_json()) == outcome
 
 
@@ -208,7 +220,7 @@ def test_an_interrupted_grid_takes_up_the_combination_it_left(make_plan, tmp_pat
 def test_lists_are_sampled_too(make_plan, tmp_path):
     depths = {"operator.depths": {"choice": [[1, 1, 1], [2, 1, 2]]}}
     base = make_plan().base.override({"operator.kind": "pdet_unet"})
-    plan = type(make_plan())(make_plan(space=depths, trials=30, startup_trials=5).config, base)
+    plan = type(make_plan())(make_plan(space=depths, trials=30, startup_trials=5, sampler="tpe").config, base)
     with OpenStudy(tmp_path / "s", plan, resume=False) as study:
         proposer, found = Proposer(study), []
         for _ in range(30):

@@ -78,7 +78,10 @@ def test_a_bad_space_is_refused_in_one_line(base, space, line):
         ({"milestones": {"operator": [0.5, 0.25]}}, "shares of operator must increase"),
         ({"milestones": {"inference": [0.5, 1]}}, "milestones.inference: must be multiples of 1/1 (it is scored once)"),
         ({"milestones": {"operator": [0.5, 1.5]}}, "shares of operator must lie in (0, 1]"),
-        ({"sampler": "gp"}, "strategy.sampler: input should be 'tpe', 'random' or 'grid', got 'gp'"),
+        (
+            {"sampler": "hebo"},
+            "strategy.sampler: input should be 'stage_tree', 'tpe', 'gp', 'cmaes', 'random' or 'grid', got 'hebo'",
+        ),
         ({"trails": 3}, "strategy.trails: unknown key; did you mean 'strategy.trials'?"),
     ],
 )
