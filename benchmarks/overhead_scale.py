@@ -6,26 +6,14 @@ goes on, and every worker that needs a decision waits for its turn.
 
 from __future__ import annotations
 
-import gc
-import resource
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from math import inf
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from pairs import Data
 from recorded_landscape import Landscape
-from replay_clock import Course, Simulation, Ticket
+from replay_clock import Course, Ticket
 from replay_policies import StudyPolicy
-from replay_table import Table
-from stage_grid import read_table
 
-from tune.checks import load_plan_from_space
 from tune.study import Plan
 from ups.config import RunConfig
 from ups.core.types import FieldSpec
@@ -66,9 +54,9 @@ class TimedPolicy(StudyPolicy):
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
-        begin = time.perf_counter()
+        begin = time.process_time()
         yield
-        spent = time.perf_counter() - begin
+        spent = time.process_time() - begin
         self.seconds[what].append(spent)
         self._untaken += spent
 

@@ -70,6 +70,7 @@ class Recorder:
         self.searched: dict[tuple[Any, ...], Data] = {
             (*each["deployed"], each["path"][-1]): each for each in self.done.values() if "deployed" in each
         }
+        reward_fit._tolerances = _READ
         self._warm_up()
         self.tolerances = Tolerances()
         reward_fit._tolerances = self.tolerances
@@ -250,11 +251,13 @@ class Note:
             self.progress.append(progress)
 
 
+_READ = reward_fit._tolerances
+
+
 class Tolerances:
     """The tolerances of a reward, read off true steps once: they are the same for every model of the task."""
 
     def __init__(self) -> None:
-        self._read = reward_fit._tolerances
         self._known: dict[tuple[str, ...], Any] = {}
         self.spent = 0.0
         """CPU seconds of the first reading, which every search without this memory pays again"""
@@ -262,7 +265,7 @@ class Tolerances:
     def __call__(self, surrogate: Surrogate, training: Trajectories, names: list[Any]) -> Any:
         if tuple(names) not in self._known:
             begin = time.process_time()
-            self._known[tuple(names)] = self._read(surrogate, training, names)
+            self._known[tuple(names)] = _READ(surrogate, training, names)
             self.spent += time.process_time() - begin
         return self._known[tuple(names)]
 

@@ -7,8 +7,28 @@ knows which one was open.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from tune.running import Running
 from tune.study import OpenStudy
-from tune.trial import Outcome
+from tune.trial import Outcome, milestone_key
+
+
+@dataclass(frozen=True)
+class SharedVerdict:
+    """How a trial ended at a stage that others may share."""
+
+    number: int
+    stage: str
+    outcome: Outcome
+
+    def holds_for(self, running: Running, key: str) -> bool:
+        """Whether a trial that needs the stage of that key would end there as well."""
+        # nobody is stopped at its own end
+        reaches_its_end = running.stages[-1:] == (self.stage,) and milestone_key(self.stage, 1.0) in (
+            self.outcome.milestones
+        )
+        return key in running.keys.values() and not running.trial.protected and not reaches_its_end
 
 
 class Batch:
@@ -24,6 +44,8 @@ class Batch:
         told = range(self._index * size, asked)
         self._started = {number for number in told if number not in open_numbers}
         self._ended: dict[int, Outcome | None] = dict.fromkeys(self._started)
+        self.verdicts: dict[str, SharedVerdict] = {}
+        """key of a stage -> the verdict of the batch on it"""
 
     @property
     def is_full(self) -> bool:
@@ -51,5 +73,5 @@ class Batch:
         """The outcomes that were not told, by number; the next batch is the open one afterwards."""
         outcomes = [(number, outcome) for number, outcome in sorted(self._ended.items()) if outcome is not None]
         self._index += 1
-        self._started, self._ended = set(), {}
+        self._started, self._ended, self.verdicts = set(), {}, {}
         return outcomes

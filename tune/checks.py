@@ -11,6 +11,7 @@ import numpy as np
 
 from tune.domain import Domain, Value, holds
 from tune.objectives import is_eligible
+from tune.pbt import check_pbt
 from tune.space import MEASURED_AT_THE_END, SearchConfig, Space, candidates
 from tune.storage_url import is_database
 from tune.study import Plan, load_study
@@ -99,6 +100,8 @@ def check_space(config: SearchConfig, base: RunConfig) -> None:
         _check_grid(space)
     _check_objectives(config)
     _check_together(config)
+    if config.strategy.scheduler == "pbt":
+        check_pbt(config, space)
     for stage, shares in config.strategy.milestones.items():
         _check_milestones(stage, shares, space)
     for name, domain in space.domains.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 import yaml
@@ -111,10 +112,10 @@ def from_journal(value: Scalar) -> Value:
 
 def holds(condition: Any, value: object) -> bool:
     """Whether `value` meets a `when` condition: equality, or a comparison such as ">= 2"."""
-    match = _COMPARISON.fullmatch(condition) if isinstance(condition, str) else None
-    if match is None:
+    comparison = _comparison(condition) if isinstance(condition, str) else None
+    if comparison is None:
         return same(value, condition)
-    sign, operand = match[1], _operand(match[2])
+    sign, operand = comparison
     if sign in ("==", "!="):
         return same(value, operand) == (sign == "==")
     if not _is_number(value) or not _is_number(operand):
@@ -126,8 +127,15 @@ def holds(condition: Any, value: object) -> bool:
 
 def comparison_operand(condition: Any) -> Scalar:
     """The value that a condition compares with."""
-    match = _COMPARISON.fullmatch(condition) if isinstance(condition, str) else None
-    return _operand(match[2]) if match else condition
+    comparison = _comparison(condition) if isinstance(condition, str) else None
+    return comparison[1] if comparison else condition
+
+
+@lru_cache(maxsize=4096)
+def _comparison(condition: str) -> tuple[str, Scalar] | None:
+    """Sign and operand; kept, as a search asks for the same few conditions with every value that it draws."""
+    match = _COMPARISON.fullmatch(condition)
+    return None if match is None else (match[1], _operand(match[2]))
 
 
 def _operand(text: str) -> Scalar:

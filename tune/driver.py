@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
-from tune.batch import Batch
+from tune.batch import Batch, SharedVerdict
 from tune.objectives import best_of, is_eligible
 from tune.running import Running, Snapshot, View
-from tune.sampler import Proposer
+from tune.sampler import Proposer, outcome_of
 from tune.scheduler import MilestoneAsha
-from tune.study import OpenStudy, TrialRecord
-from tune.trial import Outcome, Trial, milestone_key, stages_of
+from tune.study import OpenStudy, TrialRecord, record_of
+from tune.trial import SHARED, Outcome, Trial, milestone_key, stages_of
 from ups.config import RunConfig
 from ups.core.errors import ConfigError
 from ups.core.types import Status
@@ -33,6 +33,7 @@ ASK_AGAIN_SECONDS = 2.0
 """after which a trial asks again whether another driver has trained the stage that it needs"""
 
 LATE = "no further trial is expected to end within the time budget"
+SETTLED = "the population has come to its end"
 EXHAUSTED = "there is no further combination, or none that is expected to end within the time budget"
 
 Check = Callable[[RunConfig], int | None]
@@ -70,12 +71,14 @@ class Driver:
         self._concurrency = concurrency
         self._view = view
         self._proposer = Proposer(study)
-        self._prunes = self._config.strategy.scheduler == "milestone_asha"
+        self._prunes = self._config.strategy.scheduler != "none"
         self._by_weights = "parameters" in [objective.metric for objective in self._config.objectives]
         self._batch = (
             Batch(self._config.strategy.batch, self._proposer.asked, study) if self._config.strategy.batch else None
         )
-        self.rungs = MilestoneAsha(self._config.strategy.milestones, self._config.strategy.keep)
+        self.rungs = self._proposer.population or MilestoneAsha(
+            self._config.strategy.milestones, self._config.strategy.keep
+        )
         self._passed: defaultdict[int, dict[int, float]] = defaultdict(dict)
         self.records: dict[int, TrialRecord] = {}
         self._states: Counter[Status] = Counter()
@@ -88,6 +91,10 @@ class Driver:
         self.parked: list[Running] = []
         """asked for, and waiting for a stage that another trial trains"""
         self._trained: set[str] = set()
+        self._held: Counter[str] = Counter()
+        """stages of the trials that run"""
+        if self._batch is not None:
+            self._remember_verdicts()
         self.stop_reason: str | None = None
         self._has_no_more = False
         self._infeasible = 0
@@ -132,14 +139,16 @@ class Driver:
             # in deterministic mode no clock has a say in what is proposed
             trial = self._proposer.next(None if self._batch else self._seconds_left)
             if trial is None:
-                self._stop_asking(None if self._proposer.asked >= self._wanted else EXHAUSTED)
+                population = self._proposer.population
+                spent = SETTLED if population is not None and not population.needs_founder else EXHAUSTED
+                self._stop_asking(None if self._proposer.asked >= self._wanted else spent)
                 return None
             if self._batch is not None:
                 self._batch.start(trial.number)
             running = self._admit(trial)
-            if running is None:
+            if running is None or self._shares_a_verdict(running):
                 continue
-            if self._holder_of_next_stage(running) is not None:
+            if self._must_wait(running):
                 self.parked.append(running)
                 continue
             return self._go(running).trial
@@ -163,13 +172,13 @@ class Driver:
 
     def end(self, number: int, outcome: Outcome) -> None:
         """Close a trial; in deterministic mode when all of its batch have ended."""
-        running = self.running.pop(number)
+        running = self._leave(number)
         if outcome.state is Status.COMPLETE:
             self._trained.update(running.keys.values())
         self._lost = self._lost + 1 if outcome.state is Status.FAILED and running.is_lost else 0
         if self._lost >= LOST_IN_A_ROW:
             self.stop(f"the workers of the last {self._lost} trials died for good")
-        if outcome.state is not Status.INFEASIBLE:
+        if running.since is not None:
             # a first trial also waits for its worker to start, which no later one does
             self._spent.append(outcome.seconds or self._clock() - running.since)
         self._inherit(running, outcome)
@@ -182,7 +191,8 @@ class Driver:
     def waits(self, number: int) -> None:
         """The trial found that another driver trains a stage that it needs: it gives its worker back and asks
         again."""
-        running = self.running.pop(number)
+        running = self._leave(number)
+        running.since = None
         running.not_before = self._clock() + ASK_AGAIN_SECONDS
         self.parked.append(running)
 
@@ -262,53 +272,86 @@ class Driver:
     def _go(self, running: Running) -> Running:
         running.since = self._clock()
         self.running[running.trial.number] = running
+        self._held.update(running.keys.values())
+        return running
+
+    def _leave(self, number: int) -> Running:
+        """The trial, which runs no more."""
+        running = self.running.pop(number)
+        if running.since is not None:
+            self._held -= Counter(running.keys.values())
         return running
 
     def _unpark(self) -> Running | None:
-        """The first waiting trial that need not wait any more."""
-        for running in self.parked:
-            if self._holder_of_next_stage(running) is None and self._clock() >= running.not_before:
+        """The first waiting trial that need not wait any more; of two that wait for one stage the earlier trains it."""
+        wanted: set[str] = set()
+        for running in sorted(self.parked, key=lambda each: each.trial.number):
+            key = self._next_key(running)
+            is_free = key is None or (key not in self._held and key not in wanted)
+            if is_free and self._clock() >= running.not_before:
                 self.parked.remove(running)
                 return self._go(running)
+            wanted.update(running.keys.values())
         return None
 
-    def _holder_of_next_stage(self, waiting: Running) -> Running | None:
-        """The trial that trains, or is going to train, what the waiting one needs first."""
-        missing = (key for key in waiting.keys.values() if key not in self._trained)
-        key = next(missing, None)
-        others = (*self.running.values(), *self.parked)
-        # of two that wait for the same stage the earlier one trains it
-        earlier = (other for other in others if other is not waiting and self._is_ahead(other, waiting))
-        return None if key is None else next((other for other in earlier if key in other.keys.values()), None)
+    def _must_wait(self, running: Running) -> bool:
+        """Whether another trial trains, or is going to train, what this one needs first."""
+        key = self._next_key(running)
+        return key is not None and (key in self._held or any(key in each.keys.values() for each in self.parked))
 
-    def _is_ahead(self, other: Running, waiting: Running) -> bool:
-        return other.trial.number in self.running or other.trial.number < waiting.trial.number
+    def _next_key(self, running: Running) -> str | None:
+        """The first stage of the trial that nobody is known to have trained."""
+        return next((key for key in running.keys.values() if key not in self._trained), None)
 
     def _inherit(self, ended: Running, outcome: Outcome) -> None:
         """A verdict on a stage holds for every trial that waits for it: it would come to the same place."""
-        if outcome.state not in (Status.PRUNED, Status.EXPLODED, Status.NOT_FINITE, Status.STALLED):
+        if outcome.state not in SHARED:
             return
-        stage = next(reversed([*outcome.stage_seconds]), None)
-        key = ended.keys.get(stage or "")
+        stage = next(reversed([*outcome.stage_seconds]), "")
+        key = ended.keys.get(stage)
         if key is None or key in self._trained:
             return
-        for running in [each for each in self.parked if key in each.keys.values()]:
-            if running.trial.protected or not set(running.keys.values()) - self._trained:
-                continue
-            self.parked.remove(running)
-            self.running[running.trial.number] = running
-            reason = f"shares {stage} with trial {ended.trial.number}: {outcome.reason}"
-            self.end(
-                running.trial.number,
-                Outcome(
-                    outcome.state,
-                    outcome.score,
-                    reason,
-                    outcome.milestones,
-                    parameters=running.parameters,
-                    stage_seconds={stage or "": 0.0},
-                ),
-            )
+        verdict = SharedVerdict(ended.trial.number, stage, outcome)
+        if self._batch is not None:
+            self._batch.verdicts.setdefault(key, verdict)
+        heirs = [each for each in self.parked if verdict.holds_for(each, key)]
+        self.parked = [each for each in self.parked if each not in heirs]
+        for running in heirs:
+            self._end_alike(running, verdict)
+
+    def _shares_a_verdict(self, running: Running) -> bool:
+        """In deterministic mode: end a trial that shares a stage at which one of its batch was stopped, as it would
+        have waited for that one had it been asked for earlier."""
+        known = {} if self._batch is None else self._batch.verdicts
+        verdict = next((verdict for key, verdict in known.items() if verdict.holds_for(running, key)), None)
+        if verdict is not None:
+            self._end_alike(running, verdict)
+        return verdict is not None
+
+    def _remember_verdicts(self) -> None:
+        """In deterministic mode: those of the open batch that an earlier driver told before it was killed."""
+        assert self._batch is not None
+        for trial in self._study.optuna.get_trials(deepcopy=False):
+            is_member = trial.state.is_finished() and not self._batch.is_closed(trial.number)
+            if is_member and outcome_of(trial).state in SHARED:
+                config = self._space.config_of(record_of(trial, True).params)
+                ended = Running(Trial(trial.number, {}), None, keys=self._keys(config))
+                self._inherit(ended, outcome_of(trial))
+
+    def _end_alike(self, running: Running, verdict: SharedVerdict) -> None:
+        outcome = verdict.outcome
+        self.running[running.trial.number] = running
+        self.end(
+            running.trial.number,
+            Outcome(
+                outcome.state,
+                outcome.score,
+                f"shares {verdict.stage} with trial {verdict.number}: {outcome.reason}",
+                outcome.milestones,
+                parameters=running.parameters,
+                stage_seconds={verdict.stage: 0.0},
+            ),
+        )
 
     @property
     def _seconds_left(self) -> float | None:

@@ -21,7 +21,8 @@ class Running:
     stage: str = ""
     share: float = 0.0
     score: float | None = None
-    since: float = 0.0
+    since: float | None = None
+    """when it went to a worker; None of one that never did"""
     milestones: dict[str, float] = field(default_factory=dict)
     verdict: Verdict = GO_ON
     is_lost: bool = False

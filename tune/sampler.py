@@ -7,18 +7,20 @@ cliff it then proposes exploding trials for ever. So every verdict on a config i
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.classic import Given, build_sampler, seed_of, suggest
+from tune.classic import Given, build_sampler, proposed_again, seed_of, suggest
 from tune.domain import Value, from_journal
 from tune.levels import levels_of
 from tune.objectives import NOISE
+from tune.pbt import REPLACED_BY, REPLACES, Population
 from tune.stage_tree import Branch, StageTree
 from tune.study import OpenStudy, TrialRecord
 from tune.trial import DIVERGED, Outcome, Trial
@@ -27,6 +29,10 @@ from ups.core.types import Status
 
 NO_SKILL = 1.0
 """score of a constant prediction: stands in for the worst complete score until there is one"""
+_NOWHERE = -1
+"""step of what was stopped before it arrived at any milestone itself: it is told with a score, and is on no rung"""
+LOOK_SECONDS = 1.0
+"""after which a driver of a shared study looks again at what the others did"""
 _PARTS = ("score", "reason", "milestones", "seconds", "parameters", "metrics", "reused_stages", "stage_seconds")
 """of an outcome, kept beside what Optuna keeps of it"""
 
@@ -55,10 +61,18 @@ class Proposer:
                 startup=self._strategy.startup_trials,
                 nominal_costs=self._strategy.batch is not None,
             )
+        self.population: Population | None = None
+        """with pbt alone"""
+        if self._strategy.scheduler == "pbt":
+            self.population = Population(self._space, self._strategy, len(self._given))
+            for trial in study.optuna.get_trials(deepcopy=False):
+                if trial.state.is_finished():
+                    self.population.restore(trial)
         self._started: set[int] = set()
         self._unended: dict[int, dict[str, Value]] = {}
         self._worst: dict[str, float] = {}
         self._asked = len(study.optuna.get_trials(deepcopy=False))
+        self._looked = time.monotonic()
         self.sync()
 
     @property
@@ -72,6 +86,8 @@ class Proposer:
         """(trial, milestone index, score, weights) of every milestone that was ever reported."""
         for trial in self._study.optuna.get_trials(deepcopy=False):
             for index, score in trial.intermediate_values.items():
+                if index == _NOWHERE:
+                    continue
                 yield trial.number, index, score, trial.user_attrs.get("weights", 0.0)
 
     def sync(self) -> None:
@@ -79,7 +95,8 @@ class Proposer:
         drivers did. Events are taken in the order in which they happened."""
         events: list[tuple[datetime, bool, FrozenTrial]] = []
         for trial in self._study.optuna.get_trials(deepcopy=False):
-            if trial.number not in self._started and trial.datetime_start is not None and trial.params:
+            is_known = trial.state.is_finished() or self._is_whole(trial)
+            if trial.number not in self._started and trial.datetime_start is not None and trial.params and is_known:
                 events.append((trial.datetime_start, False, trial))
             ends = trial.number not in self._started or trial.number in self._unended
             if ends and trial.number not in self._live and trial.datetime_complete is not None:
@@ -94,7 +111,9 @@ class Proposer:
     def next(self, seconds_left: float | None = None) -> Trial | None:
         """The next trial: one that an earlier driver left unfinished, or a new one; None when all were asked, when
         there is no further combination, or when none is expected to end in `seconds_left`."""
-        if self._study.is_shared:
+        if self._study.is_shared and time.monotonic() - self._looked > LOOK_SECONDS:
+            # a search that waits for others asks often
+            self._looked = time.monotonic()
             self._to_resume.extend(self._study.unfinished())
             self.sync()
         if self._to_resume:
@@ -128,6 +147,9 @@ class Proposer:
         trial.set_user_attr("state", str(outcome.state))
         for name, value in parts.items():
             trial.set_user_attr(name, list(value) if isinstance(value, tuple) else value)
+        copy = self.population.end(number, outcome.state) if self.population is not None else None
+        if copy is not None:
+            trial.set_user_attr(REPLACED_BY, copy.to_json())
         state, lesson = self._lesson(trial, outcome)
         self._study.optuna.tell(trial, lesson, state=state)
         self._learn_end(number, outcome)
@@ -149,14 +171,26 @@ class Proposer:
     def _take_up(self, left: FrozenTrial) -> Trial:
         """A trial that was left; the parameters that the journal has of it stay as they are."""
         known = {name: from_journal(value) for name, value in left.params.items()}
-        plan = None if left.number >= len(self._given) and self._is_whole(left) else self._plan(left.number, None)
+        plan: tuple[str, RunConfig | None, Branch | None] | None = None
+        if REPLACES in left.user_attrs:
+            plan = self._copy_plan(left.user_attrs[REPLACES])
+        elif left.number < len(self._given) or not self._is_whole(left):
+            plan = self._plan(left.number, None)
+        if plan == ("sampled", None, None):
+            sampler = build_sampler(self._strategy, left.number)
+            params = proposed_again(self._study.optuna, left, sampler, self._space)
+            plan = "sampled", None, Branch(params, None, None, "")
         trial = optuna.Trial(self._study.optuna, left._trial_id)
         return self._start(trial, *(plan or ("sampled", None, Branch(known, None, None, ""))))
 
-    def _is_whole(self, left: FrozenTrial) -> bool:
+    def _is_whole(self, trial: FrozenTrial) -> bool:
         """Whether every value of the trial was written before its driver was killed."""
+        return self._has_all({name: from_journal(value) for name, value in trial.params.items()})
+
+    def _has_all(self, params: Mapping[str, Value]) -> bool:
+        """Whether there is a value for every active name."""
         try:
-            self._space.draw(lambda name, domain: from_journal(left.params[name]))
+            self._space.draw(lambda name, domain: params[name])
         except KeyError:
             return False
         return True
@@ -165,12 +199,22 @@ class Proposer:
         """(origin, given config, branch) of trial `number`; None where there is nothing to propose."""
         if number < len(self._given):
             return (*self._given[number], None)
+        if self.population is not None:
+            for replaced in self.population.pending:
+                return self._copy_plan(replaced)
+            if not self.population.needs_founder:
+                return None
         if self._grid is not None:
             return "sampled", None, Branch(self._grid[number - len(self._given)], None, None, "")
         if self._tree is None:
             return "sampled", None, None
         branch = self._tree.propose(number, seed=seed_of(self._strategy, number), seconds_left=seconds_left)
         return None if branch is None else ("sampled", None, branch)
+
+    def _copy_plan(self, replaced: int) -> tuple[str, RunConfig, None]:
+        assert self.population is not None, "only pbt copies trials"
+        copy = self.population.pending[replaced]
+        return f"copy of trial {copy.parent}", self._space.config_of(copy.params), None
 
     def _start(self, trial: optuna.Trial, origin: str, config: RunConfig | None, branch: Branch | None) -> Trial:
         study, number = self._study.optuna, trial.number
@@ -187,11 +231,14 @@ class Proposer:
         trial = self._live[number] = optuna.Trial(study, trial._trial_id)
         params = self._space.draw(lambda name, domain: suggest(trial, name, domain))
         self._learn_start(number, params, {})
+        if self.population is not None:
+            self.population.start(number, params)
         return Trial(number, params)
 
     def _start_given(self, trial: optuna.Trial, origin: str, config: RunConfig) -> Trial:
         base = self._space.base_values
         given = {path: value for path, value in config.flat().items() if path not in base or base[path] != value}
+        replaces = self._note_copy(trial) if trial.number >= len(self._given) else None
         trial.set_user_attr("origin", origin)
         trial.set_user_attr("given", given)
         # a further seed of the base says nothing of the space
@@ -201,7 +248,20 @@ class Proposer:
         for name in params:
             suggest(trial, name, self._space.domains[name])
         self._learn_start(trial.number, params, {"given": given})
-        return Trial(trial.number, {**given, **params}, protected=True)
+        whole = {**given, **params}
+        if self.population is not None:
+            self.population.start(trial.number, whole, replaces)
+        return Trial(trial.number, whole, protected=replaces is None)
+
+    def _note_copy(self, trial: optuna.Trial) -> int:
+        """Write down, before anything else of a copy, whose place it takes: a search that is killed meanwhile knows
+        by that what the rest of it is."""
+        assert self.population is not None, "only pbt copies trials"
+        pending = self.population.pending
+        replaces: int = trial.user_attrs.get(REPLACES, next(iter(pending), -1))
+        trial.set_user_attr(REPLACES, replaces)
+        trial.set_user_attr("below", pending[replaces].parent)
+        return replaces
 
     def _learn_start(self, number: int, params: dict[str, Value], attributes: dict[str, Any]) -> None:
         """A trial whose config the space cannot express has no place in the tree."""
@@ -209,7 +269,7 @@ class Proposer:
             return
         self._started.add(number)
         outside = set(attributes.get("given", ())) - set(params)
-        if self._tree is not None and params and not outside:
+        if self._tree is not None and params and not outside and self._has_all(params):
             self._unended[number] = params
             self._tree.start(number, params)
         else:
@@ -235,8 +295,10 @@ class Proposer:
             return TrialState.FAIL, None
         single = len(self._metrics) == 1
         if outcome.state in (Status.PRUNED, Status.STALLED) and single:
-            if not self._study.optuna.get_trials(deepcopy=False)[trial.number].intermediate_values:
-                trial.report(self._worst_of("rollout_nrmse") if outcome.score is None else outcome.score, 0)
+            if not self._study.trial(trial.number).intermediate_values:
+                score = self._worst_of("rollout_nrmse") if outcome.score is None else outcome.score
+                # not `Trial.report`, which wants a step of its own counting
+                self._study.optuna._storage.set_trial_intermediate_value(trial._trial_id, _NOWHERE, score)
             return TrialState.PRUNED, None
         # of several objectives the later ones are not known of a trial that was stopped: it counts as their worst
         stopped = outcome.state in (Status.PRUNED, Status.STALLED)

@@ -36,6 +36,7 @@ from ray.tune.stopper import Stopper
 from tune.driver import Driver
 from tune.fit import fit_to_data, keys_on
 from tune.objectives import best_of
+from tune.pbt import space_of_workers
 from tune.pinning import pin_study
 from tune.running import NoView, View
 from tune.space import SearchConfig
@@ -113,7 +114,8 @@ def run_search(
             view=view or NoView(),
         )
         store = store_folder(study.folder, plan.config)
-        function = trial_function(study.folder, store, plan.space, cpus, trainer, plan.config.budget.trial_seconds)
+        space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
+        function = trial_function(study.folder, store, space, cpus, trainer, limit)
         with _stop_on_signal(driver) as signals:
             if driver.has_work:
                 with embedded_ray(concurrency * cpus):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -43,13 +44,18 @@ class Strategy(Schema):
     sampler: Literal["stage_tree", "tpe", "gp", "cmaes", "random", "grid"] = "stage_tree"
     """stage_tree: branches below finished stages, see `tune.stage_tree`; tpe with several objectives
     grid: every combination of the choices once, in the order of the space; for ablations"""
-    scheduler: Literal["milestone_asha", "none"] = "milestone_asha"
-    """none: every trial runs to its end"""
+    scheduler: Literal["milestone_asha", "pbt", "none"] = "milestone_asha"
+    """pbt: settings of the optimizer change while models train, see `tune.pbt`
+    none: every trial runs to its end"""
     trials: int = Field(20, ge=1)
     """in total, over all resumes, the base and `start_from` included; a grid that does not say it has as many as
     there are combinations"""
     keep: float = Field(0.33, gt=0, le=1)
     """share of the arrivals at a milestone that go on"""
+    population: int = Field(8, ge=4)
+    """of pbt: places for trials of the sampler, besides the base and `start_from`; their copies are trials, too"""
+    quantile: float = Field(0.25, gt=0, le=0.5)
+    """of pbt: at a milestone the worst share of the arrivals is replaced by copies out of the best share"""
     milestones: dict[str, tuple[float, ...]] = Field(
         default_factory=lambda: dict[str, tuple[float, ...]](operator=(0.25, 0.5, 1.0))
     )
@@ -256,8 +262,9 @@ class Space:
                 values[name] = suggest(name, self.domains[name])
         return values
 
-    def combinations(self) -> Iterator[dict[str, Any]]:
-        """Every combination of the active names' values, each once; no domain may be an interval."""
+    def combinations(self, fixed: Mapping[str, Any] = MappingProxyType({})) -> Iterator[dict[str, Any]]:
+        """Every combination of the active names' values, each once; none of those besides `fixed` may be an
+        interval."""
 
         def extend(values: dict[str, Any], names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
             if not names:
@@ -267,8 +274,8 @@ class Space:
             if not self.is_active(name, values):
                 yield from extend(values, rest)
                 return
-            options = self.domains[name].options
-            assert options is not None, "`check_space` has refused intervals"
+            options = (fixed[name],) if name in fixed else self.domains[name].options
+            assert options is not None, "an interval has no end of values"
             for option in options:
                 yield from extend({**values, name: option}, rest)
 

@@ -23,11 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from tune.checks import random_value
 from tune.domain import Value
 from tune.levels import STAGES
 from tune.space import Space
-from tune.trial import DIVERGED, Outcome
+from tune.trial import DIVERGED, SHARED, Outcome, stages_of
 from tune.views import Shelf, tpe_suggest
+from ups.config import RunConfig
 from ups.core.types import Status
 
 EXPLORE = 0.1
@@ -38,16 +40,22 @@ _MEMORY = 300
 """latest outcomes that an expectation rests on"""
 _PRIOR_GAIN, _PRIOR_SPREAD, _PRIOR_WEIGHT = -0.02, 0.1, 3.0
 """of the logarithm of the score, before anything is known"""
+_STRIKES = 3
+"""trials below a prefix that all were spoiled, after which nothing is expected of it"""
+_PRIOR_REST = -0.2
+"""of the logarithm of what a trial gains from a milestone to its end"""
+_NOT_AGAIN = 0.5
+"""chance that a prefix which is taken up again is not stopped once more"""
 _SMALLEST = 1e-300
-_ATTEMPTS = 20
-"""proposals that were tried before until a prefix counts as exhausted"""
+_ATTEMPTS, _DRAWS = 4, 20
+"""proposals below a prefix that turn out to be known until chance draws instead, and until what is left is counted"""
 
 NOMINAL_SECONDS = {"operator": 50.0, "diff_residual": 30.0, "consistency_distill": 15.0, "steady_prior": 30.0}
 """of a stage where measured times may not decide: their ratios are those of an ordinary run"""
 _NOMINAL_SEARCH = 5.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A prefix: what some trials have in common down to a level."""
 
@@ -63,10 +71,17 @@ class Node:
     """of a complete, feasible trial through it"""
     is_open: bool = False
     """its stage came to its end, and nobody was stopped there"""
+    is_closed: bool = False
+    """somebody diverged or stalled here, as everybody would"""
+    is_exhausted: bool = False
+    """everything below it was tried"""
     running: int = 0
-    tried: int = 0
     gains: list[float] = field(default_factory=list)
     """final minus own score of the trials that branched here"""
+    stopped: tuple[int, float] | None = None
+    """step and score of the milestone at which its stage was stopped; its checkpoint can be taken up there"""
+    spoiled: int = 0
+    """trials that diverged below, or broke a constraint"""
     nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
@@ -113,9 +128,20 @@ class StageTree:
         self._shelves = [Shelf(each) for each in domains]
         self._open: list[list[Node]] = [[] for _ in self.levels]
         self._gains: list[deque[float]] = [deque(maxlen=_MEMORY) for _ in self.levels]
+        self._stopped: list[list[Node]] = [[] for _ in self.levels]
+        self._rest: dict[int, deque[float]] = {}
+        """step of a milestone -> final minus score there, of the complete trials that passed it"""
+        self._taken_up: set[int] = set()
+        self._usual: list[tuple[float, float] | None] = [None for _ in self.levels]
+        """`_usual_gain` of each level; None until it is asked for again"""
         self._costs: list[deque[float]] = [deque(maxlen=_MEMORY) for _ in range(len(self.levels) + 1)]
         self._stage_seconds: dict[str, deque[float]] = {stage: deque(maxlen=_MEMORY) for stage in STAGES}
         self._roots: deque[tuple[bool, float]] = deque(maxlen=30)
+        self._roots_opened = 0
+        self._spoiled: list[deque[bool]] = [deque(maxlen=_MEMORY) for _ in self.levels]
+        assert isinstance(space.base, RunConfig)
+        on = stages_of(space.base)
+        self._stages = [stage for place, stage in enumerate(STAGES) if stage in on or place in self.levels]
         self._branched_at: dict[int, int] = {}
         self._seen: set[str] = set()
         self.best: float | None = None
@@ -133,12 +159,14 @@ class StageTree:
                 below = node.nodes[_key(own)] = Node(level, own, node, number)
                 self._shelves[level].running(id(below), number, own)
                 branched = level - 1 if branched is None else branched
+            elif below.stopped is not None:
+                below.stopped = None
+                self._stopped[level] = [each for each in self._stopped[level] if each is not below]
+                self._taken_up.add(number)
             below.running += 1
             node = below
         self._branched_at[number] = len(self.levels) - 1 if branched is None else branched
-        for node in self._walk(params):
-            if node.level == self._branched_at[number]:
-                node.tried += 1
+        self._roots_opened += branched == -1
 
     def end(self, number: int, params: Mapping[str, Value], outcome: Outcome, *, feasible: bool = True) -> None:
         """A trial that was started came to an end.
@@ -159,34 +187,59 @@ class StageTree:
                     self._shelves[node.level].drop(id(node))
             return
         scores = self._scores(outcome)
-        self._costs[branched + 1].append(sum(outcome.stage_seconds.values()))
+        if number not in self._taken_up:
+            self._costs[branched + 1].append(sum(outcome.stage_seconds.values()))
+        self._taken_up.discard(number)
         ended = self._ended_at(outcome, branched)
         final = _log(outcome.score) if outcome.state is Status.COMPLETE and feasible else None
         for node in nodes[1:]:
             if scores[node.level] is not None:
                 node.score = scores[node.level]
-            if node.level < ended and not node.is_open and node.score is not None:
+            is_through = node.level < ended or (node.level == ended and outcome.state is Status.PRUNED)
+            if is_through and not node.is_open and node.score is not None:
                 node.is_open = True
                 self._open[node.level].append(node)
+            elif node.level == ended and not node.is_open:
+                self._note_stop(node, outcome)
         if branched < 0:
             self._roots.append((final is not None, 0.0 if final is None else final))
         for node in nodes[max(1, branched + 1) : -1]:
             if node.level < ended and node.score is not None:
-                self._note_gain(node, outcome, final, scores)
+                self._note_gain(node, outcome, final, scores, feasible)
         if final is not None:
             self.best = final if self.best is None else min(self.best, final)
             for node in nodes[1:]:
                 node.best = final if node.best is None else min(node.best, final)
+            for key, score in outcome.milestones.items():
+                self._rest.setdefault(_step(key), deque(maxlen=_MEMORY)).append(final - _log(score))
         for node in nodes[1:]:
             self._shelve(node, outcome, ended, feasible)
 
-    def _note_gain(self, node: Node, outcome: Outcome, final: float | None, scores: Sequence[float | None]) -> None:
+    def _note_stop(self, node: Node, outcome: Outcome) -> None:
+        """Its stage did not come to its end."""
+        step, score = _furthest(outcome)
+        if outcome.state is not Status.PRUNED:
+            # what makes a combination infeasible need not be the prefix
+            node.is_closed |= outcome.state in SHARED
+        elif score is not None and node.stopped is None and self._place(step // 1000) == node.level:
+            node.stopped = step, score
+            self._stopped[node.level].append(node)
+
+    def _note_gain(
+        self, node: Node, outcome: Outcome, final: float | None, scores: Sequence[float | None], feasible: bool
+    ) -> None:
         """What one more trial below `node` came to, in the unit of its score; what was left out gained nothing."""
         assert node.score is not None
+        is_spoiled = outcome.state in DIVERGED or not feasible
+        self._spoiled[node.level].append(is_spoiled)
+        node.spoiled += is_spoiled
+        if is_spoiled:
+            return
         known = [score for score in scores if score is not None]
-        last = final if final is not None else (known[-1] if known and outcome.state not in DIVERGED else node.score)
+        last = final if final is not None else (known[-1] if known else node.score)
         node.gains.append(last - node.score)
         self._gains[node.level].append(last - node.score)
+        self._usual[node.level] = None
 
     def _shelve(self, node: Node, outcome: Outcome, ended: int, feasible: bool) -> None:
         """What a level learns of a prefix."""
@@ -196,7 +249,12 @@ class StageTree:
             shelf.drop(id(node))
         elif node.best is not None:
             shelf.complete(id(node), node.number, node.params, node.best - start)
-        elif node.level == ended and (outcome.state in DIVERGED or not feasible):
+        elif (
+            (node.level == ended and outcome.state in DIVERGED)
+            # which of its stages breaks a constraint is not known, nor which is to blame where all below diverges
+            or (outcome.state is Status.COMPLETE and not feasible)
+            or (node.spoiled >= _STRIKES - 1 and not node.gains)
+        ):
             shelf.diverged(id(node), node.number, node.params)
         else:
             step, score = _furthest(outcome)
@@ -211,55 +269,80 @@ class StageTree:
 
         A function of what was learned and of `seed`.
         """
-        random = np.random.default_rng(seed)
+        explores = np.random.default_rng(seed).random() < EXPLORE
         exhausted: set[int] = set()
         while True:
-            chosen = self._choose(random, seconds_left, exhausted)
+            chosen = self._choose(explores, seconds_left, exhausted)
             if chosen is None:
                 return None
             node, reason = chosen
-            for attempt in range(_ATTEMPTS):
-                startup = self._startup if attempt < _ATTEMPTS // 2 else 10**9
-                params = self._fill(node, seed + attempt, startup)
-                if _key(params) not in self._seen:
-                    below = None if node.level < 0 else node.number
-                    stage = None if node.level < 0 else STAGES[self.levels[node.level]]
-                    return Branch(params, below, stage, reason)
+            params = self._proposal(node, seed)
+            if params is not None:
+                below = None if node.level < 0 else node.number
+                stage = None if node.level < 0 else STAGES[self.levels[node.level]]
+                return Branch(params, below, stage, reason)
             exhausted.add(id(node))
 
-    def _choose(
-        self, random: np.random.Generator, seconds_left: float | None, exhausted: set[int]
-    ) -> tuple[Node, str] | None:
+    def _proposal(self, node: Node, seed: int) -> dict[str, Value] | None:
+        """Something below the prefix that was not tried; None where chance finds nothing, or nothing is left."""
+        for attempt in range(_ATTEMPTS):
+            params = self._fill(node, seed + attempt)
+            if self._is_new(params):
+                return params
+        fixed, random = node.prefix, np.random.default_rng(seed)
+        for _ in range(_DRAWS):
+            params = self._space.draw(lambda name, domain: fixed.get(name, random_value(domain, random)))
+            if self._is_new(params):
+                return params
+        below = (domain for name, domain in self._space.domains.items() if self._level_of[name] > node.level)
+        if any(domain.options is None for domain in below):
+            return None
+        left = next(filter(self._is_new, self._space.combinations(fixed)), None)
+        node.is_exhausted = left is None
+        return left
+
+    def _is_new(self, params: Mapping[str, Value]) -> bool:
+        """Whether nobody tried this, nor was stopped where it would be stopped."""
+        if _key(params) in self._seen:
+            return False
+        node: Node | None = self.trunk
+        for own in self._split(params):
+            node = node.nodes.get(_key(own)) if node is not None else None
+            if node is not None and node.is_closed and not node.is_open:
+                return False
+        return True
+
+    def _choose(self, explores: bool, seconds_left: float | None, exhausted: set[int]) -> tuple[Node, str] | None:
         """The prefix below which a second is worth most."""
-        explores = random.random() < EXPLORE
         arms: list[tuple[float, Node, str]] = []
         for node in (self.trunk, *self._candidates()):
-            if id(node) in exhausted:
+            if id(node) in exhausted or node.is_exhausted:
                 continue
-            cost = self._cost(node.level)
+            cost = self._cost_of(node)
             if seconds_left is not None and cost is not None and cost > seconds_left:
                 continue
-            rate = self._gain(node) / (max(cost or 1.0, 1e-3) * (1 + node.running))
-            arms.append((rate, node, f"expected gain {self._gain(node):.2g} for {cost or 0.0:.3g} s"))
+            gain = self._gain(node)
+            rate = gain / (max(cost or 1.0, 1e-3) * (1 + node.running))
+            arms.append((rate, node, f"expected gain {gain:.2g} for {cost or 0.0:.3g} s"))
         if not arms:
             return None
         first = arms[0]
-        starts = len(self._roots) + self.trunk_running < self._startup
+        starts = self._roots_opened < self._startup
         if first[1] is self.trunk and (self.best is None or starts or explores):
             return first[1], "the first roots" if starts else "another root, to explore"
         rate, node, reason = max(arms, key=lambda arm: arm[0])
         return node, reason
 
-    @property
-    def trunk_running(self) -> int:
-        return sum(level == -1 for level in self._branched_at.values())
-
     def _candidates(self) -> Iterator[Node]:
-        """The most promising open prefixes that have something below them."""
+        """The most promising prefixes that have something below them, finished ones and such as were stopped."""
+        for level, stopped in enumerate(self._stopped):
+            self._stopped[level] = sorted(stopped, key=self._promise_of_stopped)[: 4 * CONSIDERED]
+            yield from self._stopped[level][:CONSIDERED]
         for level in range(len(self.levels) - 1):
             pooled = self._gains[level]
             expected = fmean(pooled) if pooled else _PRIOR_GAIN
-            nodes = sorted(self._open[level], key=partial(_promise, expected=expected))
+            left = (node for node in self._open[level] if not node.is_exhausted)
+            nodes = sorted(left, key=partial(_promise, expected=expected))
             if len(nodes) > 8 * CONSIDERED:  # the worst never come back
                 nodes = nodes[: 4 * CONSIDERED]
             self._open[level] = nodes
@@ -276,21 +359,67 @@ class StageTree:
                 return 0.0
             spread = math.hypot(stdev(ends) if len(ends) > 1 else 0.3, 0.05)
             return share * _expected_improvement(self.best, fmean(ends), spread)
+        if node.stopped is not None:
+            return self._gain_of_stopped(node)
         assert node.score is not None
-        pooled = self._gains[node.level]
-        mean = (sum(pooled) + _PRIOR_WEIGHT * _PRIOR_GAIN) / (len(pooled) + _PRIOR_WEIGHT)
-        square = sum((gain - mean) ** 2 for gain in pooled) + _PRIOR_WEIGHT * _PRIOR_SPREAD**2
-        spread = math.sqrt(square / (len(pooled) + _PRIOR_WEIGHT))
+        mean, spread = self._usual_gain(node.level)
         own = node.gains[-_MEMORY:]
         mean = (sum(own) + _PRIOR_WEIGHT * mean) / (len(own) + _PRIOR_WEIGHT)
         if own:
             square = sum((gain - mean) ** 2 for gain in own) + _PRIOR_WEIGHT * spread**2
             spread = math.sqrt(square / (len(own) + _PRIOR_WEIGHT))
-        return _expected_improvement(self.best, node.score + mean, spread)
+        return self._sound_share(node) * _expected_improvement(self.best, node.score + mean, spread)
+
+    def _usual_gain(self, level: int) -> tuple[float, float]:
+        """Mean and spread of what one more trial below a prefix of this level came to."""
+        found = self._usual[level]
+        if found is None:
+            pooled = self._gains[level]
+            mean = (sum(pooled) + _PRIOR_WEIGHT * _PRIOR_GAIN) / (len(pooled) + _PRIOR_WEIGHT)
+            square = sum((gain - mean) ** 2 for gain in pooled) + _PRIOR_WEIGHT * _PRIOR_SPREAD**2
+            found = self._usual[level] = mean, math.sqrt(square / (len(pooled) + _PRIOR_WEIGHT))
+        return found
+
+    def _sound_share(self, node: Node) -> float:
+        """Share of the trials below that come to a score which counts; none after enough that did not."""
+        if not node.gains and node.spoiled >= _STRIKES:
+            return 0.0
+        pooled = self._spoiled[node.level]
+        usual = (len(pooled) - sum(pooled) + 1) / (len(pooled) + 1)
+        return (len(node.gains) + _PRIOR_WEIGHT * usual) / (len(node.gains) + node.spoiled + _PRIOR_WEIGHT)
+
+    def _gain_of_stopped(self, node: Node) -> float:
+        """Of taking it up where it was stopped: it is expected to gain what others gained from there on."""
+        assert node.stopped is not None
+        assert self.best is not None
+        step, score = node.stopped
+        mean, rest = self._usual_rest(step), self._rest.get(step, ())
+        square = sum((each - mean) ** 2 for each in rest) + _PRIOR_WEIGHT * _PRIOR_REST**2
+        spread = math.sqrt(square / (len(rest) + _PRIOR_WEIGHT))
+        return _NOT_AGAIN * _expected_improvement(self.best, score + mean, spread)
+
+    def _usual_rest(self, step: int) -> float:
+        rest = self._rest.get(step, ())
+        return (sum(rest) + _PRIOR_WEIGHT * _PRIOR_REST) / (len(rest) + _PRIOR_WEIGHT)
+
+    def _promise_of_stopped(self, node: Node) -> float:
+        assert node.stopped is not None
+        return node.stopped[1] + self._usual_rest(node.stopped[0])
+
+    def _cost_of(self, node: Node) -> float | None:
+        """Seconds of one more trial below the prefix; None while nothing is known."""
+        below = self._cost(node.level)
+        if node.stopped is None:
+            return below
+        stage, share = STAGES[node.stopped[0] // 1000], node.stopped[0] % 1000 / 999
+        measured = self._stage_seconds[stage]
+        whole = NOMINAL_SECONDS.get(stage, _NOMINAL_SEARCH) if self._nominal or not measured else fmean(measured)
+        return (below or 0.0) + (1 - share) * whole
 
     def _cost(self, level: int) -> float | None:
         """Seconds that a trial takes which branches at `level`; None while nothing is known."""
-        stages = [STAGES[each] for each in self.levels[level + 1 :]]
+        first = self.levels[level + 1]
+        stages = [stage for stage in self._stages if STAGES.index(stage) >= first]
         if self._nominal:
             return sum(NOMINAL_SECONDS.get(stage, _NOMINAL_SEARCH) for stage in stages)
         measured = self._costs[level + 1]
@@ -299,7 +428,7 @@ class StageTree:
         known = [fmean(self._stage_seconds[stage]) for stage in stages if self._stage_seconds[stage]]
         return sum(known) if known else None
 
-    def _fill(self, node: Node, seed: int, startup: int) -> dict[str, Value]:
+    def _fill(self, node: Node, seed: int) -> dict[str, Value]:
         """The prefix and a value for every name below it."""
         fixed = node.prefix
         suggests: dict[int, Any] = {}
@@ -309,7 +438,9 @@ class StageTree:
                 return fixed[name]
             level = self._level_of[name]
             if level not in suggests:
-                suggests[level] = tpe_suggest(self._shelves[level].seen(), seed=seed, startup=startup)
+                # each level has chance of its own: with one seed for all, the n-th names of two levels go together
+                own = int(np.random.SeedSequence([seed, level]).generate_state(1)[0])
+                suggests[level] = tpe_suggest(self._shelves[level].seen(), seed=own, startup=self._startup)
             return suggests[level](name, domain)
 
         return self._space.draw(suggest)
@@ -317,7 +448,7 @@ class StageTree:
     # ------------------------------------------------------------------ words
 
     def _place(self, level: int) -> int:
-        return max(index for index, each in enumerate(self.levels) if each <= level)
+        return max((index for index, each in enumerate(self.levels) if each <= level), default=0)
 
     def _split(self, params: Mapping[str, Value]) -> list[dict[str, Value]]:
         """The values by level; what is no name of the space is none of ours."""

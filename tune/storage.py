@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, Protocol
 
@@ -116,6 +116,7 @@ class JournalBackend:
         self._snapshot = snapshot
         self._copied = time.monotonic()
         self._lock: IO[str] | None = None
+        self._journal: _Journal | None = None
 
     def open(self, directions: Sequence[Direction], plan: str) -> tuple[optuna.Study, str]:
         try:
@@ -125,7 +126,8 @@ class JournalBackend:
                 if not self._path.exists() and self._snapshot.exists():
                     shutil.copyfile(self._snapshot, self._path)
             _drop_half_line(self._path)
-            storage = JournalStorage(_Journal(self._path))
+            self._journal = _Journal(self._path)
+            storage = JournalStorage(self._journal)
         except OSError as error:
             raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
         study = optuna.create_study(
@@ -159,6 +161,8 @@ class JournalBackend:
             self._copy()
 
     def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
         if self._lock is not None:
             self._copy()
             self._lock.close()
@@ -191,15 +195,39 @@ def take_lock(path: Path, what: Path) -> IO[str]:
 
 class _Journal(JournalFileBackend):
     """Optuna's journal file, without its lock (the driver holds the folder's, and Optuna's would outlive a kill -9)
-    and without an fsync for every write: what a killed process wrote is there all the same."""
+    and without an fsync for every write: what a killed process wrote is there all the same.
+
+    Optuna reads back whatever it writes, some fifty lines a trial. Once this process writes nobody else does, and
+    what it wrote is given back without a look into the file.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._path = path
+        self._stream: IO[str] | None = None
+        self._unread: list[dict[str, Any]] = []
+        self._read = 0
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs))
+        if self._stream is None:
+            self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (until `close`)
+        lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
+        self._unread.extend(map(json.loads, lines))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
+        # the number is another one after a line that Optuna refused
+        if self._stream is None or log_number_from != self._read:
+            self._unread = list(super().read_logs(log_number_from))
+        logs, self._unread = self._unread, []
+        self._read = log_number_from + len(logs)
+        yield from logs
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
 def _drop_half_line(journal: Path) -> None:

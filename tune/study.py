@@ -298,6 +298,11 @@ class OpenStudy:
             for trial in self.optuna.get_trials(deepcopy=False)
         )
 
+    def trial(self, number: int) -> FrozenTrial:
+        """One trial, however many there are: not to be changed."""
+        storage = self.optuna._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number))
+
     def ask(self, number: int) -> optuna.Trial | None:
         """Ask Optuna for trial `number`, the next one; None when another driver has got it in the meantime.
 
@@ -325,7 +330,7 @@ class OpenStudy:
 
         Asked before a trial is reported or told in a shared study; what is not held is dropped without a word.
         """
-        trial = self.optuna.get_trials(deepcopy=False)[number]
+        trial = self.trial(number)
         return not trial.state.is_finished() and self._backend.holds(trial)
 
     def others_work(self) -> bool:
@@ -335,7 +340,7 @@ class OpenStudy:
 
     def note_ended(self, number: int) -> TrialRecord:
         """Add a trial that was told to `trials.jsonl`, and make both outlive a power cut."""
-        record = record_of(self.optuna.get_trials(deepcopy=False)[number], True)
+        record = record_of(self.trial(number), True)
         with open(self.folder / "trials.jsonl", "a") as stream:
             stream.write(json.dumps(record.to_json()) + "\n")
             stream.flush()

@@ -20,6 +20,8 @@ DIVERGED = (
     Status.INFEASIBLE,
 )
 """verdicts on the config itself: the sampler learns each of them as a violated constraint"""
+SHARED = (Status.PRUNED, Status.EXPLODED, Status.NOT_FINITE, Status.STALLED)
+"""verdicts on a stage, which every trial that needs the same one would come to"""
 
 
 def milestone_key(stage: str, share: float) -> str:
@@ -87,9 +89,7 @@ class Outcome:
             parameters=result.parameters,
             metrics=metrics_of(result),
             reused_stages=result.reused_stages,
-            stage_seconds={
-                name: each["seconds"] for name, each in result.stages.items() if name not in result.reused_stages
-            },
+            stage_seconds=_own_seconds(result),
         )
 
     def to_json(self) -> str:
@@ -100,3 +100,11 @@ class Outcome:
     def from_json(cls, text: str) -> Outcome:
         data = json.loads(text)
         return cls(**{**data, "state": Status(data["state"]), "reused_stages": tuple(data["reused_stages"])})
+
+
+def _own_seconds(result: RunResult) -> dict[str, float]:
+    seconds = {name: each["seconds"] for name, each in result.stages.items() if name not in result.reused_stages}
+    if result.status is not Status.COMPLETE and result.stages:
+        # a verdict that was found in the store cost nothing, and is where the trial ended all the same
+        seconds.setdefault([*result.stages][-1], 0.0)
+    return seconds

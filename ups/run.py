@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from ups.evaluation.latency import inference_ms
 from ups.evaluation.report import FILE_NAME, save_report
 from ups.evaluation.searched import with_search
 from ups.inference.surrogate import Surrogate
-from ups.training.keys import stage_keys
+from ups.training.keys import key_until, stage_keys
 from ups.training.pipeline import DEPLOYED_AS, Pipeline, await_stages
 
 RESULT = "result.json"
@@ -85,6 +86,7 @@ def train_run(
             report=_both(_to_lines(lines), report),
             resume=resume,
             keys=keys,
+            key_until=partial(key_until, config, task.fingerprint),
             wait=wait,
         )
         status, reason = pipeline.run()

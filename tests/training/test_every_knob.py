@@ -80,6 +80,7 @@ def stage(name: str, context: Values) -> dict[str, tuple[Any, Values]]:
         "optimizer.lr": (1e-2, {}),
         "optimizer.weight_decay": (0.3, {}),
         "optimizer.beta2": (0.9, {}),
+        "changes": ([{"share": 0.25, "lr": 1e-2}], {}),
         "schedule.kind": ("constant", {}),
         "schedule.warmup": (0.3, {}),
         "schedule.final": (0.5, {}),
@@ -214,6 +215,7 @@ ELSEWHERE = {
     "runtime.deterministic": "how, not what: test_loop.py",
     "logging.log_every_n_steps": "what is written",
     "logging.checkpoint_every_n_epochs": "what is written",
+    "logging.keep_at": "what is written: test_changes.py",
     "provenance": "what is recorded",
 }
 

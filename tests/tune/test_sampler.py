@@ -158,7 +158,7 @@ def test_tpe_learns_to_avoid_what_explodes(open_study):
     shares = {}
     for verdict in (Status.EXPLODED, Status.FAILED):
         for seed in range(3):
-            study = open_study(resume=False, trials=45, startup_trials=8, seed=seed)
+            study = open_study(resume=False, trials=45, startup_trials=8, seed=seed, sampler="tpe")
             proposer, exploded = Proposer(study), []
             for _ in range(45):
                 trial = proposer.next()

@@ -6,13 +6,17 @@ import math
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
+from optuna.trial import TrialState
 
 from tune.running import NoView
 from tune.search import Summary, run_search
-from tune.study import TrialRecord, load_study, run_folder
-from ups.core.types import Status
+from tune.study import OpenStudy, TrialRecord, load_study, run_folder
+from tune.trial import DIVERGED
+from ups.core.errors import ConfigError
+from ups.core.types import Progress, RunResult, Status
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 LR = "stages.operator.optimizer.lr"
@@ -127,3 +131,45 @@ def test_explosion_rates_are_of_sampled_trials_that_trained(make_plan, tmp_path)
     summary = Summary(tmp_path, records, 7, 1.0, None, False, config)
     assert summary.explosion_rates() == (0.5, 2 / 3)
     assert Summary(tmp_path, records[:2], 7, 1.0, None, False, config).explosion_rates() is None
+
+
+def test_every_way_to_diverge_reaches_its_record_and_what_optuna_is_told(make_plan, tmp_path):
+    states = (*DIVERGED, Status.STALLED, Status.COMPLETE)
+    rates = [0.01 * (1 + number) for number in range(len(states))]
+    ends = dict(zip(rates, states, strict=True))
+
+    def train(config, out, report, *, resume, evaluate_on, store, busy):
+        out.mkdir(parents=True, exist_ok=True)
+        state = ends.get(config.stages.operator.optimizer.lr, Status.COMPLETE)
+        milestones = {}
+        for k in range(1, 5):
+            # the last of these would be beyond the budget of a trial
+            seconds = 30.0 * k if state is Status.TIMED_OUT else float(k)
+            report(Progress("operator", k, 4, k / 4, k, 0.0, 0.0, seconds, 0.5))
+            milestones[f"operator:{k / 4:g}"] = 0.5
+            if k == 2 and state is Status.INFEASIBLE:
+                raise ConfigError("does not fit the data")
+            if k == 2 and state not in (Status.TIMED_OUT, Status.COMPLETE):
+                stages = {"operator": {"seconds": 2.0}}
+                return RunResult(state, f"made up as {state}", None, milestones, 2.0, 7, out, stages=stages)
+        return RunResult(Status.COMPLETE, "", 0.5, milestones, 4.0, 7, out)
+
+    plan = make_plan(space={LR: {"choice": rates}}, sampler="grid", trials=1 + len(rates))
+    plan = replace(plan, config=plan.config.override({"budget.trial": "100s"}))
+    folder = tmp_path / "s"
+    records = run_search(plan, folder, trainer=train).records
+    assert [record.state for record in records] == [Status.COMPLETE, *states]
+    reasons = {record.state: record.reason for record in records}
+    late = "trained for 120 s, more than the 100 s of a trial, at 100% of operator"
+    assert reasons == {
+        **{state: f"made up as {state}" for state in states},
+        Status.COMPLETE: "",
+        Status.INFEASIBLE: "does not fit the data",
+        Status.TIMED_OUT: late,
+    }
+    with OpenStudy(folder, plan, resume=True) as study:
+        told = {trial.user_attrs["state"]: trial for trial in study.optuna.get_trials()}
+    for verdict in DIVERGED:
+        violated = {name for name, excess in told[verdict].constraints.items() if excess > 0}
+        assert (told[verdict].state, violated) == (TrialState.COMPLETE, {verdict.lower()})
+    assert told[Status.STALLED].state is TrialState.PRUNED

@@ -12,6 +12,7 @@ from ups.core.runtime import RuntimeConfig
 from ups.core.schema import Schema, fingerprint
 from ups.data.task import TaskConfig
 from ups.inference.surrogate import InferenceConfig
+from ups.training.loop import SAME_SHARE
 
 VERSIONS = {"operator": 2, "diff_residual": 1, "consistency_distill": 1, "steady_prior": 1}
 """raised by hand when a stage learns something else from the same config"""
@@ -51,9 +52,25 @@ def stage_keys(config: _Run, data: str) -> dict[str, str]:
     return keys
 
 
-def _key(name: str, config: _Run, data: str, above: dict[str, str]) -> str:
+def key_until(config: _Run, data: str, name: str, share: float) -> str:
+    """What the state of a stage at a share of it is called in the store.
+
+    The same for all runs that do the same up to there: which settings change later does not enter.
+
+    Args:
+        config: of a run that trains the stage.
+        data: as in `stage_keys`.
+    """
+    keys = stage_keys(config, data)
+    return fingerprint(["until", f"{share:g}", _key(name, config, data, keys, until=share)])
+
+
+def _key(name: str, config: _Run, data: str, above: dict[str, str], until: float = 1.0) -> str:
     inference = config.inference
-    common = [name, VERSIONS[name], getattr(config.stages, name).model_dump(mode="json")]
+    stage = getattr(config.stages, name).model_dump(mode="json")
+    # an empty list is left out: a stage without changes is called what it would be called if there was no such setting
+    changes = [change for change in stage.pop("changes") if change["share"] < until - SAME_SHARE]
+    common = [name, VERSIONS[name], stage | ({"changes": changes} if changes else {})]
     machine = [config.runtime.seed, config.runtime.precision]
     if name == "operator":
         whole = config.model_dump(mode="json")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -30,6 +31,32 @@ from ups.training.guard import Exploded, GradientGuard, GuardConfig, clip_gradie
 from ups.training.optim import EmaConfig, OptimizerConfig, ScheduleConfig
 from ups.training.state import TrainState
 
+SAME_SHARE = 1e-9
+"""shares that differ by less are the same: one may be a quotient of steps, the other what somebody wrote"""
+
+
+class Change(Schema):
+    """Other settings of the optimizer from a share of the stage on; null leaves one as it was."""
+
+    share: float = Field(gt=0, lt=1)
+    """of the stage; the updates of batches that begin there or later"""
+    lr: float | None = Field(None, gt=0)
+    """instead of optimizer.lr; the schedule's factor goes on with it"""
+    weight_decay: float | None = Field(None, ge=0)
+    """instead of optimizer.weight_decay"""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.lr is None and self.weight_decay is None:
+            raise ValueError("a change gives lr, weight_decay or both")
+        return self
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Those that it gives."""
+        given = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return {name: value for name, value in given.items() if value is not None}
+
 
 class StageConfig(Schema):
     """What every stage has of its own."""
@@ -48,6 +75,8 @@ class StageConfig(Schema):
     augment: bool = True
     """random shifts and reflections where they are exact symmetries of the equation"""
     optimizer: OptimizerConfig = OptimizerConfig()
+    changes: tuple[Change, ...] = ()
+    """settings of the optimizer that change on the way: what population based training learns is such a list"""
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
     guard: GuardConfig = GuardConfig()
@@ -59,6 +88,22 @@ class StageConfig(Schema):
     def _null_is_off(cls, value: Any) -> Any:
         return 0 if value is None else value
 
+    @field_validator("changes")
+    @classmethod
+    def _in_their_order(cls, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+        shares = [change.share for change in changes]
+        if shares != sorted(set(shares)):
+            raise ValueError(f"shares must increase, got {shares}")
+        return changes
+
+    def changed(self, share: float) -> dict[str, float]:
+        """The settings of the optimizer that hold at a share of the stage in place of its first ones."""
+        settings: dict[str, float] = {}
+        for change in self.changes:
+            if share >= change.share - SAME_SHARE:
+                settings |= change.settings
+        return settings
+
 
 class LoggingConfig(Schema):
     """How much is written while training. Does not change what is learned."""
@@ -66,6 +111,9 @@ class LoggingConfig(Schema):
     log_every_n_steps: int = Field(20, ge=1)
     checkpoint_every_n_epochs: int = Field(5, ge=1)
     """besides the checkpoint at each validation"""
+    keep_at: tuple[float, ...] = ()
+    """shares of every stage, each with a validation, at which its state goes into the store: a run whose `changes`
+    begin there goes on from it"""
 
 
 class Stage(Protocol):
@@ -115,6 +163,10 @@ class StageResult:
     """the most that was in use at once: of the device on CUDA, else of the whole process"""
 
 
+def _keep_nothing(share: float, seconds: float) -> None:
+    return None
+
+
 def train_stage(
     stage: Stage,
     *,
@@ -124,9 +176,11 @@ def train_stage(
     logging: LoggingConfig,
     report: Report,
     resume: bool,
+    keep: Callable[[float, float], None] = _keep_nothing,
 ) -> StageResult:
     """Train to the end of the stage, or to the status that ends it; `folder` gets `best` and `last`.
 
+    `keep` is called with the share and the seconds so far while both hold the state at a share of `logging.keep_at`.
     Expected failures are a status of the result; what `report` raises passes through, and `last` stays usable.
     """
     guard = GradientGuard(stage.config.guard, stage.name)
@@ -134,7 +188,7 @@ def train_stage(
     last = folder / "last.safetensors"
     if resume and last.is_file():
         state.restore(load_checkpoint(last))
-    run = _StageRun(stage, state, folder, facts, runtime, logging, report)
+    run = _StageRun(stage, state, folder, facts, runtime, logging, report, keep)
     reset_peak_memory(run.device)
     try:
         with (
@@ -174,6 +228,7 @@ class _StageRun:
     runtime: RuntimeConfig
     logging: LoggingConfig
     report: Report
+    keep: Callable[[float, float], None]
 
     def __post_init__(self) -> None:
         self.config = self.stage.config
@@ -219,9 +274,11 @@ class _StageRun:
             state.gradient_norm = norm if math.isfinite(norm) else state.gradient_norm
             if admitted:
                 clip_gradients(state.parameters, config.grad_clip, config.grad_clip_per_param, norm)
-                factor = config.schedule.factor(share)
+                factor, changed = config.schedule.factor(share), config.changed(share)
                 for group in state.optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * factor
+                    group["lr"] = changed.get("lr", group["initial_lr"]) * factor
+                    if "weight_decay" in changed and group["decays"]:
+                        group["weight_decay"] = changed["weight_decay"]
                 state.optimizer.step()
                 state.updates += 1
                 state.update_ema(config.ema.at(state.updates))
@@ -254,9 +311,14 @@ class _StageRun:
         for k in range(len(state.milestones) + 1, self._reached() + 1):
             state.milestones[f"{self.stage.name}:{k / self.config.validations:g}"] = score
         self._save("last")
+        stalled = self.share() >= 0.5 and state.best is not None and state.best >= no_skill
+        mark = self._reached() / self.config.validations
+        if not stalled and any(abs(mark - share) < SAME_SHARE for share in self.logging.keep_at):
+            # before the report: whoever hears of it may go on from there at once
+            self.keep(mark, state.seconds)
         self.report(self._progress(loss, terms, score))
         self._tick = time.perf_counter()
-        if self.share() >= 0.5 and state.best is not None and state.best >= no_skill:
+        if stalled:
             return Status.STALLED, (
                 f"best rollout_nrmse {_shown(state.best)} at {self.share():.0%} of {self.stage.name} is not below "
                 f"the constant initial mean's {_shown(no_skill)}"

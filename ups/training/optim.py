@@ -31,7 +31,8 @@ class OptimizerConfig(Schema):
     """of AdamW, also of its share beside Muon"""
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the model's trained parameters; every group keeps its rate at full as `initial_lr`.
+        """The optimizer of the model's trained parameters; every group keeps its rate at full as `initial_lr`, and says
+        in `decays` whether weight decay acts on it.
 
         Raises:
             ConfigError: Muon would have nothing to do.
@@ -60,6 +61,7 @@ class OptimizerConfig(Schema):
             )
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+            group["decays"] = any(parameter.ndim >= 2 for parameter in group["params"])
         return optimizer
 
 

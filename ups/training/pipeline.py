@@ -41,12 +41,12 @@ from ups.models.corrector import Corrector, Student
 from ups.training.flow_matching import PairStageConfig
 from ups.training.latents import VERSION as LATENTS_VERSION
 from ups.training.latents import Pairs, open_pairs, residual_scale, write_pairs
-from ups.training.loop import LoggingConfig, Stage, StageResult, train_stage
+from ups.training.loop import LoggingConfig, Stage, StageConfig, StageResult, train_stage
 from ups.training.stages.consistency_distill import ConsistencyDistillStage
 from ups.training.stages.diff_residual import DiffResidualStage
 from ups.training.stages.operator import OperatorStage
 from ups.training.stages.steady_prior import SteadyPriorStage
-from ups.training.takeover import take_over
+from ups.training.takeover import adopt, copy_state, take_over
 
 DEPLOYED_AS: dict[str, Correction] = {
     "diff_residual": "diffusion",
@@ -130,6 +130,8 @@ class Pipeline:
     resume: bool
     keys: Mapping[str, str]
     """what each stage is called in the store, see `ups.training.keys`"""
+    key_until: Callable[[str, float], str] | None = None
+    """what the state of a stage at a share of it is called there; None: no such state is looked for, or put there"""
     wait: bool = True
     """for a stage that another process trains right now; else StageBusy is raised"""
     summaries: dict[str, StageSummary] = field(default_factory=dict)
@@ -245,14 +247,16 @@ class Pipeline:
         key, begin = self.keys[name], time.perf_counter()
         stage = self.build_stage(name)
         prepared = time.perf_counter() - begin
+        facts = (self.facts if name == "operator" else {"stage": name}) | {"key": key}
         result = train_stage(
             stage,
             folder=folder,
-            facts=(self.facts if name == "operator" else {"stage": name}) | {"key": key},
+            facts=facts,
             runtime=self.runtime,
             logging=self.logging,
             report=self._reporter(name, lease),
-            resume=take_over(folder, key, lease.remains),
+            resume=take_over(folder, key, lease.remains) or self._fork(name, folder, facts),
+            keep=partial(self._keep, name, folder),
         )
         result = replace(result, seconds=result.seconds + prepared)
         write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
@@ -262,14 +266,36 @@ class Pipeline:
             lease.settle()
         return result
 
+    def _fork(self, name: str, folder: Path, facts: Mapping[str, Any]) -> bool:
+        """Begin the stage at the latest of its changes up to which an equal run has left its state in the store."""
+        config: StageConfig = getattr(self.stages, name)
+        if self.key_until is None or not self._repeats:
+            return False
+        for change in reversed(config.changes):
+            found = self.store.find(self.key_until(name, change.share))
+            if found is not None and adopt(folder, facts, found):
+                return True
+        return False
+
+    def _keep(self, name: str, folder: Path, share: float, seconds: float) -> None:
+        """Put the state of a stage into the store."""
+        if self.key_until is not None and self._repeats:
+            key, what = self.key_until(name, share), f"{name} until {share:g}"
+            self.store.publish(key, partial(copy_state, folder), what=what, seconds=seconds)
+
     def _is_for_all(self, result: StageResult) -> bool:
         """Whether every run with the stage's key would end it in this way.
 
         Another machine may have the memory that this one lacked; and where time is limited, be faster.
         """
         if result.status in (Status.EXPLODED, Status.NOT_FINITE, Status.STALLED):
-            return all(getattr(self.stages, name).time_limit_seconds is None for name in self.keys)
+            return self._repeats
         return result.status is Status.COMPLETE
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether no stage is limited in time: then each is the same on every machine."""
+        return all(getattr(self.stages, name).time_limit_seconds is None for name in self.keys)
 
     def _start_anew(self) -> None:
         """Put the untrained weights back."""

@@ -1,8 +1,11 @@
-"""Going on from what another run left of a stage: its last checkpoint, instead of the first step.
+"""Going on from what another run left of a stage: one of its checkpoints, instead of the first step.
 
 A stage is determined by its key, and resuming is exact: the checkpoint of another run that trained the same key is what
 this run would have written itself. The key stands in every checkpoint, because a run folder may hold another run by
 the time somebody looks into it.
+
+So is the state of a stage at a share of it, by what was given up to there: a run that changes its settings on the way
+goes on from the state of any run that was equal until then.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ups.core.checkpoint import load_checkpoint
+from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ups.core.errors import DataError
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -51,6 +55,34 @@ def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
                     os.replace(copy / name, folder / name)
             step = theirs
     return step is not None
+
+
+def copy_state(folder: Path, to: Path) -> None:
+    """Copy what `adopt` needs of a stage."""
+    for name in (BEST, LAST):
+        shutil.copyfile(folder / name, to / name)
+
+
+def adopt(folder: Path, facts: Mapping[str, Any], state: Path) -> bool:
+    """Make the state of an equal run this run's own; returns whether it could be read.
+
+    The seconds that the other one paid for are not counted again.
+
+    Args:
+        folder: of the stage in this run.
+        facts: of this run and its stage, in place of the other's.
+        state: folder of the other's `best` and `last`.
+    """
+    try:
+        found = {name: load_checkpoint(state / name) for name in (BEST, LAST)}
+    except DataError:
+        return False
+    found[LAST].facts["state"]["seconds"] = 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    # `last` at the end: a run that has it goes on from it
+    for name, checkpoint in found.items():
+        save_checkpoint(folder / name, Checkpoint(checkpoint.tensors, {**checkpoint.facts, **facts}))
+    return True
 
 
 def _step(folder: Path, key: str) -> int | None:
