@@ -124,6 +124,8 @@ class Simulation:
         self.found = Found()
         self._finished: dict[str, StageRun] = {}
         self._in_training: Counter[str] = Counter()
+        self._passed: dict[str, int] = {}
+        """key -> validations that its checkpoint lies behind"""
 
     def run(self) -> Found:
         """Until the budget is spent, the policy has nothing more, or the best run of the table was found."""
@@ -188,7 +190,12 @@ class Simulation:
             self._in_training[key] += 1
         lead = spent = yield from self._encode(ticket, stage)
         stopped = False
-        for mark in stage.marks:
+        # who comes after one that was stopped goes on from its checkpoint; what that one reported is not said again
+        passed = self._passed.get(key, 0) if key is not None else 0
+        for mark in stage.marks[:passed]:
+            course.milestones[f"{stage.stage}:{mark.share:g}"] = mark.score
+            spent = mark.seconds + lead
+        for mark in stage.marks[passed:]:
             course.stage_seconds[stage.stage] = mark.seconds + lead
             yield from self._work(mark.seconds + lead - spent)
             spent = mark.seconds + lead
@@ -204,6 +211,7 @@ class Simulation:
             course.stage_seconds[stage.stage] = stage.seconds + lead
             self.found.trained[stage.stage] += 1
         if key is not None:
+            self._passed[key] = sum(mark.seconds + lead <= spent for mark in stage.marks)
             self._in_training[key] -= 1
             if not stopped:
                 self._finished[key] = stage

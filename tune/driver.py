@@ -159,7 +159,7 @@ class Driver:
         running = self.running[number]
         running.stage, running.share = report["stage"], report["share"]
         running.stage_seconds[running.stage] = report["seconds"]
-        self._trained.update(running.keys[stage] for stage in running.passed if stage in running.keys)
+        self._note_passed(running)
         score = report.get("score")
         if score is not None:
             running.score = score
@@ -175,6 +175,9 @@ class Driver:
         running = self._leave(number)
         if outcome.state is Status.COMPLETE:
             self._trained.update(running.keys.values())
+        # a stage that exploded at once has reported nothing: its trial has passed those before it all the same
+        running.stage = next(reversed([*outcome.stage_seconds]), running.stage)
+        self._note_passed(running)
         self._lost = self._lost + 1 if outcome.state is Status.FAILED and running.is_lost else 0
         if self._lost >= LOST_IN_A_ROW:
             self.stop(f"the workers of the last {self._lost} trials died for good")
@@ -293,6 +296,9 @@ class Driver:
                 return self._go(running)
             wanted.update(running.keys.values())
         return None
+
+    def _note_passed(self, running: Running) -> None:
+        self._trained.update(running.keys[stage] for stage in running.passed if stage in running.keys)
 
     def _must_wait(self, running: Running) -> bool:
         """Whether another trial trains, or is going to train, what this one needs first."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Any
+
 from tune.driver import Check, Keys
 from tune.study import Plan
 from ups.config import RunConfig
+from ups.core.types import FieldSpec
 from ups.data.task import load_task
 from ups.run import count_parameters
 from ups.training.keys import stage_keys
+
+KEPT_COUNTS = 1000
+"""models whose number of weights is remembered"""
+_BUILT = ("symmetry", "latent", "encoder", "operator", "decoder", "corrector", "baseline")
+"""parts of a config that a model is built from"""
 
 
 def fit_to_data(plan: Plan) -> tuple[Check, Keys]:
@@ -17,16 +26,32 @@ def fit_to_data(plan: Plan) -> tuple[Check, Keys]:
         UserError: the data cannot be read, or a given config does not fit it.
     """
     task = load_task(plan.base.task)
-    spec, fingerprint = task.spec, task.fingerprint
+    check = check_on(task.spec)
+    for config in (plan.base, *plan.start_from):
+        check(config)
+    return check, keys_on(task.fingerprint)
+
+
+def check_on(spec: FieldSpec) -> Check:
+    """Number of weights of a config's model, for data like this.
+
+    Kept for the latest models, as counting takes some 10 ms: trials that branch below a finished stage have its model.
+    """
+    counts: OrderedDict[tuple[Any, ...], int] = OrderedDict()
 
     def check(config: RunConfig) -> int:
         if config.ttc.enabled:
             config.ttc.reward.weights(spec)
-        return count_parameters(config, spec)
+        # what sampling and the search at test time are given does not change a model
+        parts = (*(getattr(config, name) for name in _BUILT), tuple(config.stages.later()))
+        if parts not in counts:
+            counts[parts] = count_parameters(config, spec)
+        counts.move_to_end(parts)
+        if len(counts) > KEPT_COUNTS:
+            counts.popitem(last=False)
+        return counts[parts]
 
-    for config in (plan.base, *plan.start_from):
-        check(config)
-    return check, keys_on(fingerprint)
+    return check
 
 
 def keys_on(data: str) -> Keys:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.classic import Given, build_sampler, proposed_again, seed_of, suggest
@@ -151,6 +152,8 @@ class Proposer:
         if copy is not None:
             trial.set_user_attr(REPLACED_BY, copy.to_json())
         state, lesson = self._lesson(trial, outcome)
+        # one is built for every proposal; whichever was the last has nothing to do with this trial
+        self._study.optuna.sampler = Given({}, 0)
         self._study.optuna.tell(trial, lesson, state=state)
         self._learn_end(number, outcome)
         return self._study.note_ended(number)
@@ -293,6 +296,9 @@ class Proposer:
     def _lesson(self, trial: optuna.Trial, outcome: Outcome) -> tuple[TrialState, list[float] | None]:
         if outcome.state is Status.FAILED:
             return TrialState.FAIL, None
+        # a driver that was killed while it told the trial may have written what is true no more
+        for name in self._study.optuna.get_trials(deepcopy=False)[trial.number].constraints:
+            self._constrain(trial, name, 0.0)
         single = len(self._metrics) == 1
         if outcome.state in (Status.PRUNED, Status.STALLED) and single:
             if not self._study.trial(trial.number).intermediate_values:
@@ -304,12 +310,16 @@ class Proposer:
         stopped = outcome.state in (Status.PRUNED, Status.STALLED)
         assert stopped or outcome.state is Status.COMPLETE or outcome.state in DIVERGED, outcome.state
         for verdict in DIVERGED:  # the same keys on every trial: a sampler may demand it
-            trial.set_constraint(verdict.lower(), 1.0 if outcome.state is verdict else 0.0)
+            self._constrain(trial, verdict.lower(), 1.0 if outcome.state is verdict else 0.0)
         for name, excess in self._config.violations(outcome.metrics).items():
-            trial.set_constraint(f"limit {name}", excess)
+            self._constrain(trial, f"limit {name}", excess)
         if outcome.state is Status.COMPLETE:
             return TrialState.COMPLETE, list(self._values(outcome).values())
         return TrialState.COMPLETE, [self._worst_of(metric) for metric in self._metrics]
+
+    def _constrain(self, trial: optuna.Trial, name: str, excess: float) -> None:
+        # not `Trial.set_constraint`, which leaves what is there
+        self._study.optuna._storage.set_trial_system_attr(trial._trial_id, f"{_CONSTRAINTS_KEY}:{name}", excess)
 
     def _worst_of(self, metric: str) -> float:
         """The worst value of a complete trial so far: a made-up large one would distort the sampler."""

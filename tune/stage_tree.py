@@ -18,16 +18,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tune.checks import random_value
 from tune.domain import Value
 from tune.levels import STAGES
 from tune.space import Space
-from tune.trial import DIVERGED, SHARED, Outcome, stages_of
+from tune.trial import DIVERGED, Outcome, stages_of
 from tune.views import Shelf, tpe_suggest
 from ups.config import RunConfig
 from ups.core.types import Status
@@ -71,8 +72,6 @@ class Node:
     """of a complete, feasible trial through it"""
     is_open: bool = False
     """its stage came to its end, and nobody was stopped there"""
-    is_closed: bool = False
-    """somebody diverged or stalled here, as everybody would"""
     is_exhausted: bool = False
     """everything below it was tried"""
     running: int = 0
@@ -80,6 +79,8 @@ class Node:
     """final minus own score of the trials that branched here"""
     stopped: tuple[int, float] | None = None
     """step and score of the milestone at which its stage was stopped; its checkpoint can be taken up there"""
+    stops: int = 0
+    """how often"""
     spoiled: int = 0
     """trials that diverged below, or broke a constraint"""
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -132,25 +133,24 @@ class StageTree:
         self._rest: dict[int, deque[float]] = {}
         """step of a milestone -> final minus score there, of the complete trials that passed it"""
         self._taken_up: set[int] = set()
-        self._usual: list[tuple[float, float] | None] = [None for _ in self.levels]
-        """`_usual_gain` of each level; None until it is asked for again"""
         self._costs: list[deque[float]] = [deque(maxlen=_MEMORY) for _ in range(len(self.levels) + 1)]
         self._stage_seconds: dict[str, deque[float]] = {stage: deque(maxlen=_MEMORY) for stage in STAGES}
-        self._roots: deque[tuple[bool, float]] = deque(maxlen=30)
+        self._gain_arrays: list[NDArray[np.float64] | None] = [None for _ in self.levels]
+        self._roots_ended = 0
         self._roots_opened = 0
         self._spoiled: list[deque[bool]] = [deque(maxlen=_MEMORY) for _ in self.levels]
         assert isinstance(space.base, RunConfig)
         on = stages_of(space.base)
         self._stages = [stage for place, stage in enumerate(STAGES) if stage in on or place in self.levels]
         self._branched_at: dict[int, int] = {}
-        self._seen: set[str] = set()
+        self._refused: dict[str, Node] = {}
+        """combinations that are infeasible"""
         self.best: float | None = None
 
     # ------------------------------------------------------------------ learning
 
     def start(self, number: int, params: Mapping[str, Value]) -> None:
         """A trial with these values of the space runs."""
-        self._seen.add(_key(params))
         node = self.trunk
         branched = None
         for level, own in enumerate(self._split(params)):
@@ -202,7 +202,7 @@ class StageTree:
             elif node.level == ended and not node.is_open:
                 self._note_stop(node, outcome)
         if branched < 0:
-            self._roots.append((final is not None, 0.0 if final is None else final))
+            self._roots_ended += 1
         for node in nodes[max(1, branched + 1) : -1]:
             if node.level < ended and node.score is not None:
                 self._note_gain(node, outcome, final, scores, feasible)
@@ -214,15 +214,21 @@ class StageTree:
                 self._rest.setdefault(_step(key), deque(maxlen=_MEMORY)).append(final - _log(score))
         for node in nodes[1:]:
             self._shelve(node, outcome, ended, feasible)
+        if outcome.state is Status.INFEASIBLE:
+            # which of the values do not go together is not known: with others, each may be proposed again
+            opened = nodes[branched + 2]
+            assert opened.above is not None
+            self._refused[_key(params)] = opened.above.nodes.pop(_key(opened.params))
 
     def _note_stop(self, node: Node, outcome: Outcome) -> None:
-        """Its stage did not come to its end."""
+        """Its stage did not come to its end; below the last one taking it up would be the same trial once more."""
         step, score = _furthest(outcome)
-        if outcome.state is not Status.PRUNED:
-            # what makes a combination infeasible need not be the prefix
-            node.is_closed |= outcome.state in SHARED
-        elif score is not None and node.stopped is None and self._place(step // 1000) == node.level:
+        is_last = node.level == len(self.levels) - 1
+        if outcome.state is not Status.PRUNED or is_last or score is None or node.stopped is not None:
+            return
+        if self._place(step // 1000) == node.level:
             node.stopped = step, score
+            node.stops += 1
             self._stopped[node.level].append(node)
 
     def _note_gain(
@@ -239,7 +245,7 @@ class StageTree:
         last = final if final is not None else (known[-1] if known else node.score)
         node.gains.append(last - node.score)
         self._gains[node.level].append(last - node.score)
-        self._usual[node.level] = None
+        self._gain_arrays[node.level] = None
 
     def _shelve(self, node: Node, outcome: Outcome, ended: int, feasible: bool) -> None:
         """What a level learns of a prefix."""
@@ -287,30 +293,23 @@ class StageTree:
         """Something below the prefix that was not tried; None where chance finds nothing, or nothing is left."""
         for attempt in range(_ATTEMPTS):
             params = self._fill(node, seed + attempt)
-            if self._is_new(params):
+            if self._is_new(params, node):
                 return params
         fixed, random = node.prefix, np.random.default_rng(seed)
         for _ in range(_DRAWS):
             params = self._space.draw(lambda name, domain: fixed.get(name, random_value(domain, random)))
-            if self._is_new(params):
+            if self._is_new(params, node):
                 return params
         below = (domain for name, domain in self._space.domains.items() if self._level_of[name] > node.level)
         if any(domain.options is None for domain in below):
             return None
-        left = next(filter(self._is_new, self._space.combinations(fixed)), None)
+        left = next((each for each in self._space.combinations(fixed) if self._is_new(each, node)), None)
         node.is_exhausted = left is None
         return left
 
-    def _is_new(self, params: Mapping[str, Value]) -> bool:
-        """Whether nobody tried this, nor was stopped where it would be stopped."""
-        if _key(params) in self._seen:
-            return False
-        node: Node | None = self.trunk
-        for own in self._split(params):
-            node = node.nodes.get(_key(own)) if node is not None else None
-            if node is not None and node.is_closed and not node.is_open:
-                return False
-        return True
+    def _is_new(self, params: Mapping[str, Value], node: Node) -> bool:
+        """Whether it opens a prefix right below the node: one that is there already has a worth of its own."""
+        return _key(self._split(params)[node.level + 1]) not in node.nodes and _key(params) not in self._refused
 
     def _choose(self, explores: bool, seconds_left: float | None, exhausted: set[int]) -> tuple[Node, str] | None:
         """The prefix below which a second is worth most."""
@@ -353,32 +352,27 @@ class StageTree:
         if self.best is None:
             return 1.0 if node.level < 0 else 0.0
         if node.level < 0:
-            ends = [score for is_complete, score in self._roots if is_complete]
-            share = (len(ends) + 1) / (len(self._roots) + 2)
-            if not ends:
-                return 0.0
-            spread = math.hypot(stdev(ends) if len(ends) > 1 else 0.3, 0.05)
-            return share * _expected_improvement(self.best, fmean(ends), spread)
+            return self._gain_of_a_root()
         if node.stopped is not None:
             return self._gain_of_stopped(node)
         assert node.score is not None
-        mean, spread = self._usual_gain(node.level)
-        own = node.gains[-_MEMORY:]
-        mean = (sum(own) + _PRIOR_WEIGHT * mean) / (len(own) + _PRIOR_WEIGHT)
-        if own:
-            square = sum((gain - mean) ** 2 for gain in own) + _PRIOR_WEIGHT * spread**2
-            spread = math.sqrt(square / (len(own) + _PRIOR_WEIGHT))
-        return self._sound_share(node) * _expected_improvement(self.best, node.score + mean, spread)
+        # what the latest trials gained below any prefix of this level, had they been here, beside a normal prior
+        above = node.score - self.best
+        pooled = self._gain_arrays[node.level]
+        if pooled is None:
+            pooled = self._gain_arrays[node.level] = np.array(self._gains[node.level])
+        known = float(np.maximum(0.0, -above - pooled).sum())
+        prior = _expected_improvement(self.best, node.score + _PRIOR_GAIN, _PRIOR_SPREAD)
+        expected = (known + _PRIOR_WEIGHT * prior) / (len(pooled) + _PRIOR_WEIGHT)
+        # none of its own improved on what is the best: the chance that the next one does falls as 1/n
+        return self._sound_share(node) * expected * _PRIOR_WEIGHT / (len(node.gains) + _PRIOR_WEIGHT)
 
-    def _usual_gain(self, level: int) -> tuple[float, float]:
-        """Mean and spread of what one more trial below a prefix of this level came to."""
-        found = self._usual[level]
-        if found is None:
-            pooled = self._gains[level]
-            mean = (sum(pooled) + _PRIOR_WEIGHT * _PRIOR_GAIN) / (len(pooled) + _PRIOR_WEIGHT)
-            square = sum((gain - mean) ** 2 for gain in pooled) + _PRIOR_WEIGHT * _PRIOR_SPREAD**2
-            found = self._usual[level] = mean, math.sqrt(square / (len(pooled) + _PRIOR_WEIGHT))
-        return found
+    def _gain_of_a_root(self) -> float:
+        """Of n independent draws the next is a record with chance 1/(n + 1), and then by about the distance of the
+        best ones from each other (N. Glick, Breaking records and breaking boards, 1978)."""
+        bests = sorted(node.best for node in self._open[0] if node.best is not None)[:3]
+        step = (bests[-1] - bests[0]) / (len(bests) - 1) if len(bests) > 1 else _PRIOR_REST
+        return max(abs(step), 0.01) / (self._roots_ended + 1)
 
     def _sound_share(self, node: Node) -> float:
         """Share of the trials below that come to a score which counts; none after enough that did not."""
@@ -393,10 +387,11 @@ class StageTree:
         assert node.stopped is not None
         assert self.best is not None
         step, score = node.stopped
-        mean, rest = self._usual_rest(step), self._rest.get(step, ())
-        square = sum((each - mean) ** 2 for each in rest) + _PRIOR_WEIGHT * _PRIOR_REST**2
-        spread = math.sqrt(square / (len(rest) + _PRIOR_WEIGHT))
-        return _NOT_AGAIN * _expected_improvement(self.best, score + mean, spread)
+        rest = self._rest.get(step, ())
+        known = sum(max(0.0, self.best - score - each) for each in rest)
+        prior = _expected_improvement(self.best, score + _PRIOR_REST, -_PRIOR_REST)
+        expected = (known + _PRIOR_WEIGHT * prior) / (len(rest) + _PRIOR_WEIGHT)
+        return expected * _NOT_AGAIN**node.stops
 
     def _usual_rest(self, step: int) -> float:
         rest = self._rest.get(step, ())

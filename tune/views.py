@@ -157,9 +157,12 @@ def tpe_suggest(seen: list[FrozenTrial], *, seed: int, startup: int) -> Suggest:
     study: Any = _View(seen)
     number = max((trial.number for trial in seen), default=-1) + 1
     asking: Any = FrozenTrial(number, TrialState.RUNNING, None, None, None, {}, {}, {}, {}, {}, number)
-    # which names there are together is all that matters: one of each kind says it
-    kinds: Any = _View([*{(trial.state, frozenset(trial.params)): trial for trial in reversed(seen)}.values()][::-1])
-    relative = sampler.sample_relative(study, asking, sampler.infer_relative_search_space(kinds, asking))
+    # which names there are together is all that matters: the first of each kind says it
+    kinds: dict[Any, FrozenTrial] = {}
+    for trial in seen:
+        kinds.setdefault((trial.state, frozenset(trial.params)), trial)
+    together: Any = _View([*kinds.values()])
+    relative = sampler.sample_relative(study, asking, sampler.infer_relative_search_space(together, asking))
 
     def suggest(name: str, domain: Domain) -> Value:
         if name in relative:

@@ -24,6 +24,7 @@ SPACE = THREE | {
 """few operators, so that trials of a batch share some"""
 FAST = (Phase.explicit, Phase.reuse, Phase.generate)
 """a failing search is as good as the smallest one, which takes minutes to find"""
+EXAMPLES = {"stage_tree": 8, "gp": 1}
 SAMPLERS = ("stage_tree", "tpe", "random", "cmaes", "gp")
 
 
@@ -67,7 +68,8 @@ class Place:
         return self.folder / str(self.count)
 
     def search(self, folder=None, resume=False, pick=None, workers=2, **strategy):
-        settings = {"trials": TRIALS, "batch": SIZE, "startup_trials": 4, "milestones": STAGED, **strategy}
+        trials = TRIALS if strategy.get("sampler") != "gp" else TRIALS // 2  # a fit takes half a second
+        settings = {"trials": trials, "batch": SIZE, "startup_trials": 4, "milestones": STAGED, **strategy}
         plan = self.make_plan(space=SPACE, **settings)
         folder = folder or self.fresh()
         return MadeUpSearch(plan, folder, score, resume=resume, pick=pick, workers=workers, check=refuse)
@@ -97,7 +99,7 @@ def test_what_ends_first_decides_nothing(place, expected, sampler):
     if sampler == "stage_tree":
         assert len({state for _, state, _, _ in trials}) > 3
 
-    @settings(max_examples=8 if sampler == "stage_tree" else 2, deadline=None, phases=FAST)
+    @settings(max_examples=EXAMPLES.get(sampler, 3), deadline=None, phases=FAST)
     @given(picks=st.randoms(use_true_random=False), workers=st.integers(1, SIZE))
     def holds(picks, workers):
         with place.search(pick=picks.randrange, workers=workers, sampler=sampler) as search:
@@ -119,7 +121,7 @@ def test_a_search_that_was_killed_anywhere_ends_as_if_it_had_not_been(place, exp
     trials, journal = reference(place, expected, sampler)
     lines = journal.splitlines(keepends=True)
 
-    @settings(max_examples=15 if sampler == "stage_tree" else 4, deadline=None, phases=FAST)
+    @settings(max_examples=2 * EXAMPLES.get(sampler, 3), deadline=None, phases=FAST)
     @given(kept=st.integers(1, len(lines)), half=st.booleans())
     def holds(kept, half):
         folder = place.fresh()

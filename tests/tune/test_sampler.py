@@ -138,6 +138,16 @@ def test_parameters_that_a_kill_cut_off_are_drawn_and_those_written_stay(open_st
     assert again.params["latent.tokens"] in (16, 32, 64)
 
 
+def test_what_a_kill_left_of_a_verdict_is_not_part_of_another_one(open_study):
+    tell_all(study := open_study(), Outcome(Status.EXPLODED))
+    journal = study.folder / "journal.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-1]))  # the last one closed the trial
+    (trial,) = tell_all(open_study(resume=True), Outcome(Status.COMPLETE, 0.5))
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
+    assert trial.constraints == {verdict.lower(): 0.0 for verdict in DIVERGED}
+
+
 def test_no_more_trials_are_asked_than_wanted_over_resumes(open_study):
     tell_all(open_study(trials=3), *[Outcome(Status.COMPLETE, 0.5)] * 2)
     proposer = Proposer(open_study(resume=True, trials=3))

@@ -11,7 +11,19 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_search import CANDIDATES, COMBINATIONS, EPOCHS, FINITE, LR, RATE, STAGED, THREE, MadeUpSearch, keys_of
+from made_up_search import (
+    CANDIDATES,
+    COMBINATIONS,
+    COSTS,
+    EPOCHS,
+    FINITE,
+    LR,
+    RATE,
+    STAGED,
+    THREE,
+    MadeUpSearch,
+    keys_of,
+)
 
 from tune.checks import random_value
 from tune.driver import EXHAUSTED
@@ -61,13 +73,10 @@ def smooth(values):
     return scores
 
 
-def complete(values, seconds=None):
+def complete(values):
     scores = smooth(values)
-    costs = {
-        stage: {"operator": 50.0, "diff_residual": 30.0, "inference": 5.0}[stage]
-        for stage in (key.split(":")[0] for key in scores)
-    }
-    return Outcome(Status.COMPLETE, min(scores.values()), milestones=scores, stage_seconds=seconds or costs)
+    costs = {key.split(":")[0]: COSTS[key.split(":")[0]] for key in scores}
+    return Outcome(Status.COMPLETE, min(scores.values()), milestones=scores, stage_seconds=costs)
 
 
 def ended_at(state, stage, values):
@@ -114,7 +123,7 @@ def test_a_proposal_lies_in_the_space_below_the_finished_prefix_it_names_and_was
             level = STAGES.index(branch.stage)
             assert prefix_of(params, level) == prefix_of(above, level)
             assert params != above
-            # somebody who has that prefix came to its end
+            # somebody who has that prefix came to its end, or was stopped there and is taken up again
             shared = prefix_of(above, level)
             assert any(
                 at > level for other, at in zip(proposed, ends_at, strict=True) if prefix_of(other, level) == shared
@@ -127,8 +136,8 @@ def test_a_proposal_lies_in_the_space_below_the_finished_prefix_it_names_and_was
             ends_at.append(len(STAGES))
             continue
         at = STAGES.index([*outcome.stage_seconds][-1]) if outcome.stage_seconds else -1
-        ends_at.append(at)
-        if outcome.state in SHARED:
+        ends_at.append(at + 0.5 * (outcome.state is Status.PRUNED))
+        if outcome.state in SHARED and outcome.state is not Status.PRUNED:
             dead.append((at, prefix_of(params, at)))
 
 
