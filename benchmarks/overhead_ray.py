@@ -121,12 +121,11 @@ def _bare(plan: Plan, folder: Path) -> int:
 
     concurrency = plan.config.resources.concurrency
     assert isinstance(concurrency, int)
+    ask, sampler = _Ask(plan.space), build_sampler(strategy, 0)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(run, {"cpu": 1}),
         tune_config=ray_tune.TuneConfig(
-            search_alg=OptunaSearch(
-                space=_Ask(plan.space), metric=METRIC, mode="min", sampler=build_sampler(strategy, 0)
-            ),
+            search_alg=OptunaSearch(space=ask, metric=METRIC, mode="min", sampler=sampler),
             num_samples=strategy.trials,
             max_concurrent_trials=concurrency,
             reuse_actors=True,
@@ -142,8 +141,8 @@ class _Ask:
 
     space: Space
 
-    def __call__(self, trial: Any) -> None:
-        self.space.draw(lambda name, domain: trial._suggest(name, distribution_of(domain)))
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        return self.space.draw(lambda name, domain: trial._suggest(name, distribution_of(domain)))
 
 
 def _score() -> Callable[[float, int], float]:
