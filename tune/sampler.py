@@ -294,7 +294,11 @@ class Proposer:
         return {metric: measured.get(metric, math.inf) for metric in self._metrics}
 
     def _lesson(self, trial: optuna.Trial, outcome: Outcome) -> tuple[TrialState, list[float] | None]:
-        if outcome.state is Status.FAILED:
+        number = trial.number
+        is_noise = number < len(self._given) and self._given[number][0] == NOISE
+        if outcome.state is Status.FAILED or is_noise:
+            # a further seed of the base has no values of the space: told as COMPLETE it would leave the samplers that
+            # search what all trials have in common with nothing
             return TrialState.FAIL, None
         # a driver that was killed while it told the trial may have written what is true no more
         for name in self._study.optuna.get_trials(deepcopy=False)[trial.number].constraints:

@@ -241,3 +241,21 @@ def test_lists_are_sampled_too(make_plan, tmp_path):
         assert study.records()[0].params == {"operator.depths": [1, 1, 1]}
     assert set(found) == {(1, 1, 1), (2, 1, 2)}
     assert found[-10:].count((1, 1, 1)) > 5
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes", "tpe", "stage_tree"])
+def test_further_seeds_of_the_base_measure_it_and_teach_the_sampler_nothing(open_study, sampler):
+    study = open_study(sampler=sampler, base_seeds=3, trials=12)
+    proposer, seeds = Proposer(study), []
+    for number in range(8):
+        trial = proposer.next()
+        seeds.append(study.plan.space.config_of(trial.params).runtime.seed)
+        assert trial.protected == (number < 3)
+        proposer.tell(trial.number, Outcome(Status.COMPLETE, 0.5 + 0.01 * number))
+    assert seeds == [0, 1, 2, 0, 0, 0, 0, 0]
+    records = study.records()
+    assert [record.origin for record in records[:4]] == ["base", "noise", "noise", "sampled"]
+    assert {record.state for record in records} == {Status.COMPLETE}
+    taught = [trial for trial in study.optuna.get_trials() if trial.state is TrialState.COMPLETE]
+    assert [trial.number for trial in taught] == [0, 3, 4, 5, 6, 7]
+    assert all(LR in trial.params for trial in taught)
