@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+import tune.ray_env  # noqa: F401  (before any test module imports Ray)
+
 torch.set_num_threads(1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tune.ray_env  # isort: skip  # noqa: F401  (before Ray)
+
 import contextlib
 import logging
 import os
@@ -14,17 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-# read when Ray is imported or started, in this process and in its workers
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative data files stay where the user wrote them
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # else a dead worker is announced on stdout, whatever is set
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a header whatever its verbosity
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # a study resumes from its journal, not from Tune
-os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "30")
 
 import ray
 from ray import tune as ray_tune

@@ -51,7 +51,7 @@ def test_an_exploding_trial_is_an_outcome_and_the_search_goes_on(folder, capfd):
     assert ups("trials", "study", "--json", "trials.json", "--top", "3") == 0
     rows = json.loads((folder / "trials.json").read_text())
     assert [row["number"] for row in rows] == list(range(6))
-    keys = {"number", "state", "score", "reason", "params", "seconds", "reused_stages"}
+    keys = {"number", "state", "score", "reason", "params", "seconds", "reused_stages", "metrics"}
     assert all(set(row) == keys for row in rows)
     for row in rows:
         run = folder / "study" / "runs" / f"{row['number']:04d}"
