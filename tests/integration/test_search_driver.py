@@ -97,6 +97,18 @@ def wait_for_ended(study: Path, count: int, seconds: float = 120) -> list[int]:
     raise AssertionError(f"no {count} trials ended within {seconds} s")
 
 
+def wait_for_begun(study: Path, ended: int, seconds: float = 120) -> None:
+    """Until so many trials ended and another one has just begun."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        numbers = wait_for_ended(study, ended, seconds)
+        begun = (number for number in range(14) if starts(study, number) and number not in numbers)
+        if any(checkpoint(study, number) <= 1 for number in begun):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no trial had just begun within {seconds} s")
+
+
 def starts(study: Path, number: int) -> list[int]:
     """How far the trial was each time it was started."""
     path = study / "runs" / f"{number:04d}" / "starts"
@@ -116,7 +128,7 @@ def of_ray(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def test_a_killed_driver_is_resumed_without_running_anything_twice(start, tmp_path):
     study = tmp_path / "study"
     first = start()
-    wait_for_ended(study, 4)
+    wait_for_begun(study, 4)
     first.send_signal(signal.SIGKILL)
     first.wait()
     ended = wait_for_ended(study, 4)
