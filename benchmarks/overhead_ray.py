@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import common
+from optuna.samplers import TPESampler
 from overhead_memory import resident_bytes
 from pairs import Data
 from ray import tune as ray_tune
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.checks import load_plan_from_space
-from tune.classic import build_sampler
 from tune.running import NoView, Snapshot
 from tune.search import embedded_ray, run_search
 from tune.space import Space
-from tune.study import Plan
+from tune.study import Plan, TrialRecord
 from tune.views import distribution_of
 from ups.config import RunConfig
 from ups.core.types import Progress, Report, RunResult, Status
@@ -51,11 +52,14 @@ def searches_of_nothing(folder: Path, *, rounds: int, trials: int, concurrency: 
                 shutil.rmtree(place, ignore_errors=True)
                 plan = _plan("tpe" if kind == BARE else kind, trials, concurrency, number)
                 before, begin = resident_bytes(), time.perf_counter()
-                ended = (_bare if kind == BARE else _ours)(plan, place)
+                ends = (_bare if kind == BARE else _ours)(plan, place)
                 seconds = time.perf_counter() - begin
-                assert ended == trials, f"{ended} of {trials} trials of {kind} ended well"
-                grown = (resident_bytes() - before) / trials
-                searches.append({"round": number, "kind": kind, "seconds": seconds, "bytes_a_trial": grown})
+                assert len(ends) == trials, f"{len(ends)} of {trials} trials of {kind} ended well"
+                searches.append({
+                    **{"round": number, "kind": kind, "seconds": seconds},
+                    **{"to_first_end": ends[0] - begin, "between_ends": (ends[-1] - ends[0]) / max(1, trials - 1)},
+                    "bytes_a_trial": (resident_bytes() - before) / trials,
+                })  # fmt: skip
                 common.say(f"round {number}, {kind}: {seconds:.1f} s")
     return {"trials": trials, "concurrency": concurrency, "searches": searches}
 
@@ -107,12 +111,15 @@ def _changes(sampler: str, trials: int, concurrency: int, seed: int) -> dict[str
     return {**{f"strategy.{name}": value for name, value in strategy.items()}, "resources.concurrency": concurrency}
 
 
-def _ours(plan: Plan, folder: Path) -> int:
-    return run_search(plan, folder, trainer=_idle_trainer()).count(Status.COMPLETE)
+def _ours(plan: Plan, folder: Path) -> list[float]:
+    """When trials ended well, in seconds of `time.perf_counter`."""
+    ends = _Ends()
+    run_search(plan, folder, view=ends, trainer=_idle_trainer())
+    return ends.times
 
 
-def _bare(plan: Plan, folder: Path) -> int:
-    """Plain Ray Tune on the same space; gives the number of trials that ended well."""
+def _bare(plan: Plan, folder: Path) -> list[float]:
+    """The same of plain Ray Tune on the same space."""
     strategy, score = plan.config.strategy, _score()
     metric, names = METRIC, (LR, TOKENS)
 
@@ -121,18 +128,47 @@ def _bare(plan: Plan, folder: Path) -> int:
 
     concurrency = plan.config.resources.concurrency
     assert isinstance(concurrency, int)
-    ask, sampler = _Ask(plan.space), build_sampler(strategy, 0)
+    with warnings.catch_warnings(action="ignore"):  # of options that Optuna calls experimental
+        sampler = TPESampler(
+            seed=strategy.seed,
+            n_startup_trials=strategy.startup_trials,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+        )
+    searcher = _WatchedSearch(space=_Ask(plan.space), metric=METRIC, mode="min", sampler=sampler)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(run, {"cpu": 1}),
         tune_config=ray_tune.TuneConfig(
-            search_alg=OptunaSearch(space=ask, metric=METRIC, mode="min", sampler=sampler),
+            search_alg=searcher,
             num_samples=strategy.trials,
             max_concurrent_trials=concurrency,
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(name="bare", storage_path=str(folder.absolute()), verbose=0),
     )
-    return sum(result.error is None for result in tuner.fit())
+    tuner.fit()
+    return searcher.times
+
+
+class _Ends(NoView):
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def ended(self, record: TrialRecord, snapshot: Snapshot) -> None:
+        if record.state is Status.COMPLETE:
+            self.times.append(time.perf_counter())
+
+
+class _WatchedSearch(OptunaSearch):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.times: list[float] = []
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        super().on_trial_complete(trial_id, result, error)
+        if not error:
+            self.times.append(time.perf_counter())
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ def collect(protocol: Data, answers: Mapping[str, Data], machine: Data) -> Data:
         "machine": machine,
         **{job: answers[job] for job in _JOBS},
         "ratios": ratios,
+        "ratios_between_ends": {
+            sampler: _ratios(answers["nothing"]["searches"], sampler, "between_ends") for sampler in SAMPLERS
+        },
         "aims": {name: {"found": found, "aim": aim, "reached": found <= aim} for name, (found, aim) in aims.items()},
     }
 
@@ -59,7 +62,7 @@ def render(data: Data) -> str:
 
 
 def _nothing(data: Data) -> list[str]:
-    found, ratios = data["nothing"], data["ratios"]
+    found, ratios, between = data["nothing"], data["ratios"], data["ratios_between_ends"]
     words = {
         BARE: "Ray Tune, OptunaSearch with TPE",
         "tpe": "`ups search`, tpe",
@@ -71,6 +74,9 @@ def _nothing(data: Data) -> list[str]:
         ratio = _range(ratios[kind], "{:.2f}") if kind in ratios else "1"
         rows.append([
             *(name, f"{median(each['seconds'] for each in searches):.1f}", ratio),
+            f"{median(each['to_first_end'] for each in searches):.1f}",
+            f"{1e3 * median(each['between_ends'] for each in searches):.1f}",
+            _range(between[kind], "{:.2f}") if kind in between else "1",
             f"{median(each['bytes_a_trial'] for each in searches) / 1e3:.3g}",
         ])  # fmt: skip
     return [
@@ -79,7 +85,13 @@ def _nothing(data: Data) -> list[str]:
         "the other in one Ray, which is started before; reused actors and the same settings of TPE. A search begins "
         "with the start of its workers, which in the project's own import torch. Ratio: of the same round, median "
         f"(least to most of {len(ratios[SAMPLERS[0]])} rounds).",
-        table(["", "s, median", "ratio", "kB of the driver a trial"], rows),
+        table(
+            [
+                *("", "s, median", "ratio", "s to the end of the first trial", "ms a trial after it", "ratio"),
+                "kB of the driver a trial",
+            ],
+            rows,
+        ),
         _aims(data, *(f"ratio {sampler}" for sampler in SAMPLERS)),
     ]
 
@@ -100,12 +112,10 @@ def _start(data: Data) -> list[str]:
 
 def _scale(data: Data) -> list[str]:
     found, decision = data["scale"], data["scale"]["decision"]
-    rows = [
-        [
-            *(kind, str(each["calls"]), *(f"{1e3 * each[what]:.2f}" for what in ("mean", "p95", "max"))),
-        ]
-        for kind, each in ((kind, found["calls"][kind]) for kind in KINDS)
-    ]
+    rows = []
+    for kind in KINDS:
+        each = found["calls"][kind]
+        rows.append([kind, str(each["calls"]), *(f"{1e3 * each[what]:.2f}" for what in ("mean", "p95", "max"))])
     trained = ", ".join(f"{stage} {count}" for stage, count in found["trained"].items())
     return [
         "### A thousand workers",
@@ -136,13 +146,8 @@ def _memory(data: Data) -> list[str]:
 
 
 def _aims(data: Data, *names: str) -> str:
-    units = {
-        "ratio": (1.0, ""),
-        "start": (1e3, " ms"),
-        "growth": (1e-3, " kB"),
-        "decision": (1e3, " ms"),
-        "idle": (100.0, " %"),
-    }
+    ms, kilobytes, percent = (1e3, " ms"), (1e-3, " kB"), (100.0, " %")
+    units = {"ratio": (1.0, ""), "start": ms, "growth": kilobytes, "decision": ms, "idle": percent}
     said = []
     for name in names:
         each = data["aims"][name]
@@ -152,8 +157,8 @@ def _aims(data: Data, *names: str) -> str:
     return f"Aims (at most): {'; '.join(said)}."
 
 
-def _ratios(searches: Sequence[Data], sampler: str) -> list[float]:
-    seconds = {(each["round"], each["kind"]): each["seconds"] for each in searches}
+def _ratios(searches: Sequence[Data], sampler: str, what: str = "seconds") -> list[float]:
+    seconds = {(each["round"], each["kind"]): each[what] for each in searches}
     return [value / seconds[place, BARE] for (place, kind), value in sorted(seconds.items()) if kind == sampler]
 
 

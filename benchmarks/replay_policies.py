@@ -213,7 +213,7 @@ def _table_keys(config: RunConfig) -> Mapping[str, str]:
     return _keys_of(config)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def _keys_of(config: RunConfig) -> Mapping[str, str]:
     return stage_keys(config, "table")
 

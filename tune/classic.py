@@ -9,12 +9,12 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from tune.domain import Domain, Value, from_journal, to_journal
 from tune.space import Space, Strategy
-from tune.views import distribution_of
+from tune.views import QuickTpe, distribution_of
 
 
 def seed_of(strategy: Strategy, number: int) -> int:
@@ -39,7 +39,7 @@ def build_sampler(strategy: Strategy, number: int) -> BaseSampler:
             return CmaEsSampler(
                 seed=seed, n_startup_trials=startup, consider_pruned_trials=True, warn_independent_sampling=False
             )
-        return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
+        return QuickTpe(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
 
 
 class Given(BaseSampler):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
-
 from tune.driver import Check, Keys
 from tune.study import Plan
 from ups.config import RunConfig
+from ups.core.schema import fingerprint
 from ups.core.types import FieldSpec
 from ups.data.task import load_task
 from ups.run import count_parameters
 from ups.training.keys import stage_keys
 
-KEPT_COUNTS = 1000
-"""models whose number of weights is remembered"""
 _BUILT = ("symmetry", "latent", "encoder", "operator", "decoder", "corrector", "baseline")
 """parts of a config that a model is built from"""
 
@@ -35,21 +31,19 @@ def fit_to_data(plan: Plan) -> tuple[Check, Keys]:
 def check_on(spec: FieldSpec) -> Check:
     """Number of weights of a config's model, for data like this.
 
-    Kept for the latest models, as counting takes some 10 ms: trials that branch below a finished stage have its model.
+    Counted once for each model, as that takes some 10 ms: trials that branch below a finished stage share it.
     """
-    counts: OrderedDict[tuple[Any, ...], int] = OrderedDict()
+    counts: dict[str, int] = {}
 
     def check(config: RunConfig) -> int:
         if config.ttc.enabled:
             config.ttc.reward.weights(spec)
         # what sampling and the search at test time are given does not change a model
-        parts = (*(getattr(config, name) for name in _BUILT), tuple(config.stages.later()))
-        if parts not in counts:
-            counts[parts] = count_parameters(config, spec)
-        counts.move_to_end(parts)
-        if len(counts) > KEPT_COUNTS:
-            counts.popitem(last=False)
-        return counts[parts]
+        whole = config.model_dump(mode="json")
+        model = fingerprint([*(whole[part] for part in _BUILT), config.stages.later()])
+        if model not in counts:
+            counts[model] = count_parameters(config, spec)
+        return counts[model]
 
     return check
 

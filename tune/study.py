@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,10 +28,14 @@ from tune.objectives import best_of
 from tune.space import SearchConfig, Space
 from tune.storage import backend_of, read_trials, take_lock
 from tune.storage_url import is_database
+from tune.trial import run_folder
 from ups.config import RunConfig
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
 from ups.core.types import Status
+
+SYNC_SECONDS = 1.0
+"""what ended is brought to the disk at most this often: it takes as long as all else that is done for a trial"""
 
 
 @dataclass(frozen=True)
@@ -147,10 +152,6 @@ class StudyFolder:
         return run_folder(self.path, record.number)
 
 
-def run_folder(study: Path, number: int) -> Path:
-    return study / "runs" / f"{number:04d}"
-
-
 def store_folder(study: Path, config: SearchConfig) -> Path:
     """Absolute path of the folder of finished stages: the study's own, or the one it shares with others."""
     return Path(config.resources.store or study / "store").absolute()
@@ -253,6 +254,7 @@ class OpenStudy:
         resources = self.plan.config.resources
         self._backend = backend_of(self.folder, resources.study_storage, resources.study_name)
         self.is_shared = self._backend.is_shared
+        self._synced, self._is_synced = float("-inf"), True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(self.folder / ".lock", self.folder)
@@ -288,6 +290,8 @@ class OpenStudy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._is_synced:
+            self._sync()
         self._backend.close()
         self._lock.close()
 
@@ -339,14 +343,21 @@ class OpenStudy:
         return any(not self._backend.holds(trial) for trial in running)
 
     def note_ended(self, number: int) -> TrialRecord:
-        """Add a trial that was told to `trials.jsonl`, and make both outlive a power cut."""
+        """Add a trial that was told to `trials.jsonl`. It outlives a kill at once, and a power cut at the latest with
+        the first trial that ends `SYNC_SECONDS` later, or when the study is closed."""
         record = record_of(self.trial(number), True)
         with open(self.folder / "trials.jsonl", "a") as stream:
             stream.write(json.dumps(record.to_json()) + "\n")
-            stream.flush()
+        self._is_synced = False
+        if time.monotonic() - self._synced >= SYNC_SECONDS:
+            self._sync()
+        return record
+
+    def _sync(self) -> None:
+        with open(self.folder / "trials.jsonl", "rb") as stream:
             os.fsync(stream.fileno())
         self._backend.sync()
-        return record
+        self._synced, self._is_synced = time.monotonic(), True
 
     def _ended_here(self) -> list[FrozenTrial]:
         trials = self.optuna.get_trials(deepcopy=False)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ups.config import RunConfig
@@ -34,6 +35,11 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
     and the search at test time."""
     trained = tuple(name for name, stage in config.stages if stage.epochs > 0)
     return (*trained, SEARCH) if config.ttc.enabled else trained
+
+
+def run_folder(study: Path, number: int) -> Path:
+    """Of a trial in its STUDY folder; here, as a worker that needs it has no use for Optuna."""
+    return study / "runs" / f"{number:04d}"
 
 
 def metrics_of(result: RunResult) -> dict[str, float]:

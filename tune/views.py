@@ -153,7 +153,7 @@ def tpe_suggest(seen: list[FrozenTrial], *, seed: int, startup: int) -> Suggest:
     """Gives values as TPE proposes them after the observations; random ones while there are fewer than `startup`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = _Sampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
+        sampler = QuickTpe(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
     study: Any = _View(seen)
     number = max((trial.number for trial in seen), default=-1) + 1
     asking: Any = FrozenTrial(number, TrialState.RUNNING, None, None, None, {}, {}, {}, {}, {}, number)
@@ -172,8 +172,8 @@ def tpe_suggest(seen: list[FrozenTrial], *, seed: int, startup: int) -> Suggest:
     return suggest
 
 
-class _Sampler(TPESampler):
-    """TPE, proposing the same in less time: what it does anew for every group of names is done once, as the
+class QuickTpe(TPESampler):
+    """TPE for one proposal, the same in less time: what it does anew for every group of names is done once, as the
     observations stay the same. A test holds it against the original."""
 
     _split: tuple[list[FrozenTrial], list[FrozenTrial]] | None = None
@@ -181,8 +181,13 @@ class _Sampler(TPESampler):
     def _sample(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        if len(study.directions) > 1:
+            return super()._sample(study, trial, search_space)
         if self._split is None:
-            trials = study._get_trials(deepcopy=False)
+            states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+            trials = [
+                other for other in study._get_trials(deepcopy=False, states=states) if other.number != trial.number
+            ]
             ended = sum(other.state is not TrialState.RUNNING for other in trials)
             self._split = _split_trials(study, trials, default_gamma(ended))
         good, bad = (
@@ -197,6 +202,8 @@ class _Sampler(TPESampler):
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: optuna.Study
     ) -> dict[str, NDArray[Any]]:
         names = search_space.keys()
+        if not all(isinstance(trial, _Observation) for trial in trials):
+            return super()._get_internal_repr(trials, search_space, study)
         rows = [trial.internal for trial in trials if isinstance(trial, _Observation)]
         rows = [row for row in rows if names <= row.keys()]
         return {name: np.asarray([row[name] for row in rows]) for name in names}

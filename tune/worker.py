@@ -15,8 +15,7 @@ from typing import Any, Literal, Protocol
 from ray import tune as ray_tune
 
 from tune.space import Space
-from tune.study import run_folder
-from tune.trial import Outcome, milestone_key
+from tune.trial import Outcome, milestone_key, run_folder
 from ups.config import RunConfig
 from ups.core.errors import ConfigError, StageBusy
 from ups.core.types import Progress, Report, RunResult, Status

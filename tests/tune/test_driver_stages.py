@@ -102,6 +102,20 @@ def test_a_stage_is_trained_as_soon_as_its_holder_reports_of_the_next(make):
     assert asked(driver) == [6, 7]
 
 
+def test_a_stage_is_trained_when_its_holder_ends_in_the_next_one_without_a_word_of_it(make):
+    driver = make()
+    assert asked(driver) == [0, 4]
+    driver.end(0, Outcome(Status.COMPLETE, 0.5, stage_seconds={"operator": 50.0}))
+    assert asked(driver) == [1, 2, 3]
+    assert parked(driver) == [5, 6, 7]
+    # the first of the other operator's trials has no correction: it fails, and the next one trains for all
+    driver.end(4, Outcome(Status.FAILED, reason="died"))
+    assert asked(driver) == [5]
+    seconds = {"operator": 50.0, "diff_residual": 0.1}
+    driver.end(5, Outcome(Status.EXPLODED, reason="at once", milestones={"operator:1": 0.4}, stage_seconds=seconds))
+    assert asked(driver) == [6, 7]
+
+
 @pytest.mark.parametrize("state", [Status.EXPLODED, Status.NOT_FINITE, Status.STALLED])
 def test_all_that_wait_for_a_stage_inherit_the_verdict_on_it_and_one_that_is_protected_does_not(make, base, state):
     driver = make(start_from=(base.override({"latent.dim": 48, "latent.tokens": 128, EPOCHS: 1}),))

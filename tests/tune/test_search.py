@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 from tune.running import NoView
 from tune.search import Summary, run_search
-from tune.study import OpenStudy, TrialRecord, load_study, run_folder
-from tune.trial import DIVERGED
+from tune.study import OpenStudy, TrialRecord, load_study
+from tune.trial import DIVERGED, run_folder
 from ups.core.errors import ConfigError
 from ups.core.types import Progress, RunResult, Status
 

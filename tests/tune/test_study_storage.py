@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tune import storage, storage_url
+from tune import study as studies
 from tune.presence import DEAD_SECONDS, Watch
 from tune.study import OpenStudy, load_plan, load_study
 from ups.core.errors import ConfigError, UserError
@@ -28,6 +29,7 @@ def test_a_journal_outside_the_folder_is_copied_into_it_and_comes_back_from_ther
         tell(study, 0, 0.5)
         assert not (tmp_path / "s" / "journal.log").exists()  # not for every trial
         monkeypatch.setattr(storage, "SNAPSHOT_SECONDS", 0.0)
+        monkeypatch.setattr(studies, "SYNC_SECONDS", 0.0)
         tell(study, 1, 0.25)
         assert (tmp_path / "s" / "journal.log").read_bytes() == journal.read_bytes()
         study.ask(2)
@@ -50,6 +52,28 @@ def test_a_journal_has_one_driver_whatever_its_folder(make_plan, tmp_path):
     other = make_plan(keep=0.5).kept_at(str(tmp_path / "journal"), None)
     with pytest.raises(UserError, match="holds a study of another space"):
         OpenStudy(tmp_path / "b", other, resume=False)
+
+
+def test_the_driver_sees_in_its_journal_what_anybody_else_reads_there(make_plan, tmp_path):
+    with OpenStudy(tmp_path / "s", make_plan(), resume=False) as study:
+        for number in range(3):
+            trial = study.ask(number)
+            trial.set_user_attr("stages", {"operator": (1, 2.5), "ended": None})
+            tree = {"depth": 2, "name": "a"}
+            trial.set_user_attr("tree", tree)
+            tree["depth"] = 3  # what was written does not change with what it was written from
+            trial.suggest_float("x", 1e-3, 1.0, log=True)
+            trial.suggest_categorical("c", ["[1, 2]", True, None])
+            trial.report(0.5, 3)
+        tell_first = study.optuna.tell(0, 0.25)
+        assert tell_first.value == 0.25
+        assert study.trial(0).state.is_finished()
+        with pytest.raises(RuntimeError, match="updated"):
+            study.optuna._storage.set_trial_user_attr(study.trial(0)._trial_id, "late", 1)
+        study.optuna._storage.set_trial_user_attr(study.trial(1)._trial_id, "late", 1)
+        there, _ = storage.read_trials(tmp_path / "s", None, None)
+        assert study.optuna.get_trials() == there
+        assert [study.trial(number) for number in range(3)] == there
 
 
 def test_a_name_is_for_a_database(make_plan, tmp_path):

@@ -79,6 +79,17 @@ def test_the_best_the_latest_and_what_diverged_are_shown(monkeypatch):
     assert [trial.number for trial in shelf.seen()] == [0, 1, 2, 25, 35, 36, 37, 38, 39, 42, 43]
 
 
+def test_the_latest_that_ended_are_shown_however_many_run(monkeypatch):
+    for name, count in (("BEST", 1), ("LATEST", 3), ("RUNNING", 2)):
+        monkeypatch.setattr(views, name, count)
+    shelf, params = Shelf(DOMAINS), {"x": 1.0}
+    for number in range(300):
+        shelf.running(number, number, params)
+    for number in (7, 250, 3, 90):
+        shelf.stopped(number, number, params, 1, 0.5)
+    assert [trial.number for trial in shelf.seen()] == [3, 90, 250, 298, 299]
+
+
 @settings(max_examples=12, deadline=None)
 @given(words=st.lists(WORD.filter(lambda word: word[0] != "drop"), min_size=1, max_size=25), seed=st.integers(0, 99))
 def test_it_proposes_what_tpe_does_in_a_study_of_the_same_trials(words, seed):

@@ -15,7 +15,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 LOW_MODES = 4
@@ -29,6 +28,9 @@ def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
 
     Values that do not vary rank nothing and count as 0.
     """
+    # half a second to import, in every worker of a search
+    from scipy.stats import rankdata
+
     ranks = [rankdata(values, axis=0) for values in (first, second)]
     a, b = (each - each.mean(axis=0) for each in ranks)
     size = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
