@@ -22,6 +22,7 @@ from pathlib import Path
 import common
 import search_cost_real
 import search_cost_report
+from baseline import GRACE_PERCENT, REDUCTION_FACTOR
 from common import Job
 from pairs import Data
 from replay_clock import Found, Simulation
@@ -48,10 +49,27 @@ OURS = {
 }
 """strategy -> sampler, scheduler, whether finished stages are shared"""
 STRATEGIES = ("ray", "ray tuned", *OURS)
+TRIED = [(grace, factor) for factor in (2, 3, 4) for grace in (6.25, 12.5, 25.0)]
+"""graces and reduction factors that were tried for the tuned baseline"""
+TRIED_SEEDS = (1000, 6)
+"""its seeds of the search there, apart from those that are compared: the first and how many"""
 
 
-def search(table: Table, plan: Plan, strategy: str, workers: int, budget: float, *, seed: int) -> Data:
-    """One search from its first trial to the end of its budget."""
+def search(
+    table: Table,
+    plan: Plan,
+    strategy: str,
+    workers: int,
+    budget: float,
+    *,
+    seed: int,
+    asha: Sequence[float] = (GRACE_PERCENT, REDUCTION_FACTOR),
+) -> Data:
+    """One search from its first trial to the end of its budget.
+
+    Args:
+        asha: grace period in percent of a trial and reduction factor of the tuned baseline.
+    """
     if strategy in OURS:
         sampler, scheduler, reuse = OURS[strategy]
         changes = {"strategy.sampler": sampler, "strategy.scheduler": scheduler, "strategy.seed": seed}
@@ -61,7 +79,8 @@ def search(table: Table, plan: Plan, strategy: str, workers: int, budget: float,
             return _replay(simulation)
     # like the project's own search, the tuned one starts from the base
     base = plan.base.flat()
-    tuned = replace(TUNED, starts_at={name: base[name] for name in table.names})
+    starts_at = {name: base[name] for name in table.names}
+    tuned = replace(TUNED, starts_at=starts_at, grace_period=asha[0], reduction_factor=asha[1])
     settings = DOCUMENTED if strategy == "ray" else tuned
     return _replay(Simulation(RayPolicy(table, settings, seed), table, workers=workers, budget=budget))
 
@@ -104,10 +123,8 @@ def _measure(args: argparse.Namespace, work: Path) -> Data:
     whole = sum(map(full_run_seconds, tables.values())) / len(tables)
     budget = round(args.full_runs * whole)
     common_request = {
-        "table": str(args.table.absolute()),
-        "digest": digest(data),
-        "budget": budget,
-        "tuned": asdict(TUNED),
+        **{"table": str(args.table.absolute()), "digest": digest(data), "budget": budget},
+        **{"asha": [GRACE_PERCENT, REDUCTION_FACTOR], "tuned": asdict(TUNED)},
     }
     combinations = [(strategy, WORKERS) for strategy in STRATEGIES]
     combinations += [(strategy, workers) for workers in OTHER_WORKERS for strategy in ("ray tuned", "ours")]
@@ -120,7 +137,16 @@ def _measure(args: argparse.Namespace, work: Path) -> Data:
             }
             folder = work / f"{strategy.replace(', ', '_').replace(' ', '_')}_{workers}_{seed}"
             jobs[strategy, workers, seed] = Job(f"{strategy}, {workers} workers, table {seed}", folder, request)
-    common.run_jobs(Path(__file__), list(jobs.values()), args.lanes)
+    first, count = TRIED_SEEDS
+    seeds = list(range(first, first + min(count, len(args.seeds))))
+    tried: dict[tuple[float, int, int], Job] = {}
+    for asha in TRIED:
+        for seed in tables:
+            request = {**common_request, "strategy": "ray tuned", "workers": WORKERS, "table_seed": seed}
+            folder = work / f"tried_{asha[0]:g}_{asha[1]}_{seed}"
+            name = f"ray tuned, grace {asha[0]:g} %, factor {asha[1]}, table {seed}"
+            tried[*asha, seed] = Job(name, folder, {**request, "seeds": seeds, "asha": list(asha)})
+    common.run_jobs(Path(__file__), [*tried.values(), *jobs.values()], args.lanes)
     answers = {key: job.answer() for key, job in jobs.items()}
     protocol = {
         "budget": budget,
@@ -130,10 +156,12 @@ def _measure(args: argparse.Namespace, work: Path) -> Data:
         "other_workers": list(OTHER_WORKERS),
         "seeds": args.seeds,
         "tuned": asdict(TUNED),
+        "tried_seeds": seeds,
         "levels": {stage: len(levels) for stage, levels in data["protocol"]["levels"].items()},
         "tables": {str(seed): table_facts(table) for seed, table in tables.items()},
     }
-    return search_cost_report.collect(protocol, answers, common.machine(args.lanes))
+    grid = {key: job.answer() for key, job in tried.items()}
+    return search_cost_report.collect(protocol, answers, grid, common.machine(args.lanes))
 
 
 def _work(request: Data, folder: Path) -> Data:
@@ -141,7 +169,7 @@ def _work(request: Data, folder: Path) -> Data:
     table = Table(read_table(Path(request["table"])), request["table_seed"])
     plan = load_plan_from_space(str(SPACE))
     about = request["strategy"], request["workers"], request["budget"]
-    return {"searches": [search(table, plan, *about, seed=seed) for seed in request["seeds"]]}
+    return {"searches": [search(table, plan, *about, seed=seed, asha=request["asha"]) for seed in request["seeds"]]}
 
 
 def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

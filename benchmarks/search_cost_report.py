@@ -78,8 +78,12 @@ def restricted_ratio(theirs: Times, ours: Times, budget: float, *, paired: bool)
     }
 
 
-def collect(protocol: Data, answers: Answers, machine: Data) -> Data:
-    """Everything that was measured as one JSON-able record, comparisons included."""
+def collect(protocol: Data, answers: Answers, tried: Mapping[tuple[float, int, int], Data], machine: Data) -> Data:
+    """Everything that was measured as one JSON-able record, comparisons included.
+
+    Args:
+        tried: (grace, factor, seed of the table) -> searches of the tuned baseline with other settings of ASHA.
+    """
     bests = {int(seed): each["best"] for seed, each in protocol["tables"].items()}
     budget, strategies = protocol["budget"], list(dict.fromkeys(strategy for strategy, _, _ in answers))
     comparisons = []
@@ -94,6 +98,20 @@ def collect(protocol: Data, answers: Answers, machine: Data) -> Data:
         "protocol": protocol,
         "machine": machine,
         "comparisons": comparisons,
+        "tried": [
+            {
+                **{"grace": grace, "factor": factor},
+                **{
+                    f"{within:g}": fmean(
+                        time_to(each["improvements"], (1 + within) * best) or budget
+                        for seed, best in bests.items()
+                        for each in tried[grace, factor, seed]["searches"]
+                    )
+                    for within in WITHIN
+                },
+            }
+            for grace, factor in dict.fromkeys((grace, factor) for grace, factor, _ in tried)
+        ],
         "strategies": {
             strategy: _summary([answers[strategy, first, seed] for seed in bests], list(bests.values()), budget)
             for strategy in strategies
@@ -131,6 +149,10 @@ def render(data: Data) -> str:
         "Core-seconds until a search was within some percent of the best run of its table. A search that was not is "
         "counted with the budget; `never` says how many of the baseline's and of the other's were not:",
         _target_table(data),
+        "How ASHA was set for the tuned baseline: core-seconds until within some percent of the best run, means "
+        f"restricted to the budget, {len(p['tried_seeds'])} seeds of their own on each table. It was tuned on the "
+        "tables that it is compared on, which is in its favour.",
+        _tried_table(data),
         "How far the best score so far is above the best of the table, median over searches, after a share of the "
         "budget:",
         _curve_table(data),
@@ -261,6 +283,14 @@ def _target_table(data: Data) -> str:
                 f"{each['censored'][0]} and {each['censored'][1]} of {each['searches']}",
             ])  # fmt: skip
     return table(["baseline / other", "within", "baseline, s", "other, s", "ratio", "interval", "never"], rows)
+
+
+def _tried_table(data: Data) -> str:
+    rows = [
+        [f"{each['grace']:g} %", str(each["factor"]), *(f"{each[f'{within:g}']:,.0f}" for within in WITHIN)]
+        for each in data["tried"]
+    ]
+    return table(["grace", "factor", *(f"{within:.0%}" for within in WITHIN)], rows)
 
 
 def _curve_table(data: Data) -> str:

@@ -223,9 +223,16 @@ def test_the_section_can_be_written_from_the_json(table: Table, plan: Plan) -> N
     facts = search_cost.table_facts(table)
     protocol = {
         **{"budget": BUDGET, "full_run_seconds": 15.0, "full_runs": 20.0, "workers": 2, "other_workers": []},
-        **{"seeds": [0, 1], "tuned": {"grace_period": 12.5, "reduction_factor": 3}, "tables": {"0": facts}},
+        **{
+            "seeds": [0, 1],
+            "tried_seeds": [0, 1],
+            "tuned": {"grace_period": 12.5, "reduction_factor": 3},
+            "tables": {"0": facts},
+        },
         "levels": {stage: len(levels) for stage, levels in table.levels.items()},
     }
     machine = {"cpu": "a", "cores": 2, "physical_cores": 2, "jobs_at_a_time": 1, "torch": "2", "python": "3"}
-    text = report.render(report.collect(protocol, answers, machine))
+    tried = {(12.5, 3, 0): answers["ray tuned", 2, 0], (25.0, 2, 0): {"searches": searches["random"]}}
+    text = report.render(report.collect(protocol, answers, tried, machine))
+    assert "| 25 % | 2 |" in text
     assert all(words in text for words in report.WORDS.values())
