@@ -8,7 +8,7 @@ SHARES = {"operator": 0.5, "diff_residual": 0.3, "consistency_distill": 0.15, "i
 GRACE_PERCENT = 12.5
 MAX_PERCENT = 101
 """above the end: ASHA stops whoever reaches its `max_t`, at 100 before the trial has returned"""
-REDUCTION_FACTOR = 3
+REDUCTION_FACTOR = 4
 CLIPPED = 1.0
 """what is reported of a trial that diverged: the score of a constant prediction"""
 

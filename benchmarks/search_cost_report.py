@@ -221,7 +221,7 @@ def _summary(answers: Sequence[Data], bests: Sequence[float], budget: float) -> 
         "complete": fmean(each["trials"].get("COMPLETE", 0) for each in searches),
         "pruned": fmean(each["trials"].get("PRUNED", 0) for each in searches),
         "core_seconds": fmean(each["core_seconds"] for each in searches),
-        "idle": 1 - sum(each["busy_seconds"] for each in searches) / sum(each["core_seconds"] for each in searches),
+        "idle": sum(each["idle_seconds"] for each in searches) / sum(each["core_seconds"] for each in searches),
         "diverged": [_mean_of_half(searches, half) for half in (0, 1)],
         "decision_ms": 1e3 * sum(each["decision_seconds"] for each in searches) / sum(trials),
         "searches": [

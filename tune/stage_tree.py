@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -214,6 +215,11 @@ class StageTree:
                 self._rest.setdefault(_step(key), deque(maxlen=_MEMORY)).append(final - _log(score))
         for node in nodes[1:]:
             self._shelve(node, outcome, ended, feasible)
+        for above, node in pairwise(nodes):
+            if node.level > ended and not node.running and node.score is None and node.stopped is None:
+                # its stage was never reached: it may be proposed again, should the prefix be taken up
+                del above.nodes[_key(node.params)]
+                break
         if outcome.state is Status.INFEASIBLE:
             # which of the values do not go together is not known: with others, each may be proposed again
             opened = nodes[branched + 2]

@@ -188,6 +188,24 @@ def test_what_is_left_of_a_finite_space_is_what_lies_below_no_stopped_prefix(bas
     assert len(proposed) == COMBINATIONS // 2 + 1
 
 
+def test_what_a_stopped_trial_never_reached_is_proposed_again_once_its_prefix_is_taken_up(base):
+    space = space_of(base, FINITE)
+    tree, number, complete_ones, visited = tree_of(space), 0, set(), set()
+    while (branch := tree.propose(number, seed=number)) is not None and number < 4 * COMBINATIONS:
+        tree.start(number, branch.params)
+        operator = branch.params["latent.tokens"]
+        if operator in visited:
+            outcome = Outcome(Status.COMPLETE, 0.5, milestones={"operator:1": 0.5}, stage_seconds={"operator": 50.0})
+            complete_ones.add(tuple(branch.params.items()))
+        else:
+            visited.add(operator)
+            outcome = Outcome(Status.PRUNED, 0.6, milestones={"operator:0.5": 0.6}, stage_seconds={"operator": 25.0})
+        tree.end(number, branch.params, outcome)
+        number += 1
+    assert branch is None
+    assert len(complete_ones) == COMBINATIONS
+
+
 def root_names(tree, seed):
     """What is proposed upstream under a seed that opens a root for the sake of exploring; None for other seeds."""
     branch = tree.propose(10**6, seed=seed)
