@@ -37,4 +37,6 @@ bench: data/demo.h5
 	$(PYTHON) benchmarks/train_overhead.py
 	$(PYTHON) benchmarks/ups_vs_fno.py --seconds 200 --tune-seconds 30
 	$(PYTHON) benchmarks/ups_vs_fno.py --nu 0.001 --models ups fno_frame --seconds 120 --tune-seconds 30
+	$(PYTHON) benchmarks/search_cost.py
+	$(PYTHON) benchmarks/search_overhead.py
 	$(PYTHON) benchmarks/tpe_vs_random.py --trials 40 --override stages.operator.epochs=8

@@ -1,7 +1,7 @@
 """What the search's decisions cost with 1,000 workers and 10,000 trials, on a simulated clock, and in memory.
 
 The search is the real one, training is a recorded curve. One process decides everything: while it does, the clock
-goes on, and every worker that needs a decision waits for its turn.
+goes on by the CPU seconds that it takes, and every worker that needs a decision waits for its turn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SAMPLES = 20
 
 
 class TimedPolicy(StudyPolicy):
-    """The project's own search, with what its decisions take."""
+    """The project's own search, with the CPU seconds that its decisions take."""
 
     def __init__(self, plan: Plan, landscape: Landscape, workers: int, memory: Callable[[], float]) -> None:
         """
@@ -62,9 +62,9 @@ class TimedPolicy(StudyPolicy):
         self._untaken = 0.0
 
     def ask(self) -> Ticket | None:
-        begin = time.perf_counter()
+        begin = time.process_time()
         trial = self._driver.next()
-        seconds = time.perf_counter() - begin
+        seconds = time.process_time() - begin
         self._untaken += seconds
         if trial is None:
             self.in_vain += seconds
@@ -94,9 +94,9 @@ class TimedPolicy(StudyPolicy):
 
     @contextmanager
     def _timed(self, kind: str, ticket: Ticket) -> Iterator[None]:
-        begin = time.perf_counter()
+        begin = time.process_time()
         yield
-        seconds = time.perf_counter() - begin
+        seconds = time.process_time() - begin
         self._untaken += seconds
         assert isinstance(ticket.name, int)
         self._note(kind, ticket.name, seconds)

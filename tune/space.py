@@ -262,9 +262,18 @@ class Space:
                 values[name] = suggest(name, self.domains[name])
         return values
 
-    def combinations(self, fixed: Mapping[str, Any] = MappingProxyType({})) -> Iterator[dict[str, Any]]:
-        """Every combination of the active names' values, each once; none of those besides `fixed` may be an
-        interval."""
+    def combinations(
+        self, fixed: Mapping[str, Any] = MappingProxyType({}), names: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Every combination of the active names' values, each once.
+
+        Args:
+            fixed: values that are the same in all.
+            names: those to combine, in the order of the space; all by default.
+
+        Raises:
+            ValueError: one of them besides `fixed` is an interval.
+        """
 
         def extend(values: dict[str, Any], names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
             if not names:
@@ -275,11 +284,12 @@ class Space:
                 yield from extend(values, rest)
                 return
             options = (fixed[name],) if name in fixed else self.domains[name].options
-            assert options is not None, "an interval has no end of values"
+            if options is None:
+                raise ValueError(f"{name}: an interval has no end of values")
             for option in options:
                 yield from extend({**values, name: option}, rest)
 
-        return extend({}, self.order)
+        return extend({}, self.order if names is None else tuple(names))
 
     def combinations_besides(self, given: Sequence[Schema]) -> list[dict[str, Any]]:
         """The combinations that are none of the given configs."""

@@ -30,7 +30,7 @@ from tune.domain import Value
 from tune.levels import STAGES
 from tune.space import Space
 from tune.trial import DIVERGED, Outcome, stages_of
-from tune.views import Shelf, tpe_suggest
+from tune.views import Shelf
 from ups.config import RunConfig
 from ups.core.types import Status
 
@@ -219,6 +219,7 @@ class StageTree:
             if node.level > ended and not node.running and node.score is None and node.stopped is None:
                 # its stage was never reached: it may be proposed again, should the prefix be taken up
                 del above.nodes[_key(node.params)]
+                above.is_exhausted = False
                 break
         if outcome.state is Status.INFEASIBLE:
             # which of the values do not go together is not known: with others, each may be proposed again
@@ -306,12 +307,21 @@ class StageTree:
             params = self._space.draw(lambda name, domain: fixed.get(name, random_value(domain, random)))
             if self._is_new(params, node):
                 return params
-        below = (domain for name, domain in self._space.domains.items() if self._level_of[name] > node.level)
-        if any(domain.options is None for domain in below):
+        left = self._left(node)
+        node.is_exhausted = left == {}
+        if not left:
             return None
-        left = next((each for each in self._space.combinations(fixed) if self._is_new(each, node)), None)
-        node.is_exhausted = left is None
-        return left
+        return self._space.draw(lambda name, domain: left[name] if name in left else random_value(domain, random))
+
+    def _left(self, node: Node) -> dict[str, Value] | None:
+        """Values down to the level below the prefix that were not tried; empty where there are none, None where they
+        cannot be counted."""
+        names = [name for name in self._space.order if self._level_of[name] <= node.level + 1]
+        try:
+            found = self._space.combinations(node.prefix, names)
+            return next((values for values in found if self._is_new(values, node)), {})
+        except ValueError:
+            return None
 
     def _is_new(self, params: Mapping[str, Value], node: Node) -> bool:
         """Whether it opens a prefix right below the node: one that is there already has a worth of its own."""
@@ -441,7 +451,7 @@ class StageTree:
             if level not in suggests:
                 # each level has chance of its own: with one seed for all, the n-th names of two levels go together
                 own = int(np.random.SeedSequence([seed, level]).generate_state(1)[0])
-                suggests[level] = tpe_suggest(self._shelves[level].seen(), seed=own, startup=self._startup)
+                suggests[level] = self._shelves[level].suggest(own, startup=self._startup)
             return suggests[level](name, domain)
 
         return self._space.draw(suggest)

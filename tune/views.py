@@ -23,7 +23,8 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import TPESampler
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -66,6 +67,7 @@ class Shelf:
         self._ranked: list[tuple[float, int]] = []
         self._by_number: dict[int, Hashable] = {}
         self._seen: list[FrozenTrial] | None = None
+        self._tpe: Tpe | None = None
 
     def complete(self, id: Hashable, number: int, params: Mapping[str, Value], value: float) -> None:
         """It came to its end with `value`; lower is better."""
@@ -97,6 +99,12 @@ class Shelf:
             self._seen = self._chosen()
         return self._seen
 
+    def suggest(self, seed: int, *, startup: int) -> Suggest:
+        """What TPE proposes after these observations, chance while there are fewer than `startup`."""
+        if self._tpe is None:
+            self._tpe = Tpe(self.seen(), startup)
+        return self._tpe.suggest(seed)
+
     def _chosen(self) -> list[FrozenTrial]:
         ids = [self._by_number[number] for _, number in self._ranked[:BEST]]
         for kind, count in ((self._ended, LATEST), (self._diverged, DIVERGED), (self._running, RUNNING)):
@@ -112,7 +120,7 @@ class Shelf:
 
     def _remove(self, id: Hashable) -> None:
         """Take it from everywhere but its place among those that ended."""
-        self._seen = None
+        self._seen = self._tpe = None
         entry = self._entries.pop(id, None)
         if entry is None:
             return
@@ -149,34 +157,54 @@ class Shelf:
         )
 
 
-def tpe_suggest(seen: list[FrozenTrial], *, seed: int, startup: int) -> Suggest:
-    """Gives values as TPE proposes them after the observations; random ones while there are fewer than `startup`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = QuickTpe(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
-    study: Any = _View(seen)
-    number = max((trial.number for trial in seen), default=-1) + 1
-    asking: Any = FrozenTrial(number, TrialState.RUNNING, None, None, None, {}, {}, {}, {}, {}, number)
-    # which names there are together is all that matters: the first of each kind says it
-    kinds: dict[Any, FrozenTrial] = {}
-    for trial in seen:
-        kinds.setdefault((trial.state, frozenset(trial.params)), trial)
-    together: Any = _View([*kinds.values()])
-    relative = sampler.sample_relative(study, asking, sampler.infer_relative_search_space(together, asking))
+class Tpe:
+    """TPE after given observations, for as many proposals as are wanted: what it works out of them is kept."""
 
-    def suggest(name: str, domain: Domain) -> Value:
-        if name in relative:
-            return from_journal(relative[name])
-        return from_journal(sampler.sample_independent(study, asking, name, distribution_of(domain)))
+    def __init__(self, seen: list[FrozenTrial], startup: int) -> None:
+        """
+        Args:
+            startup: observations before anything but chance proposes.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._sampler = QuickTpe(n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
+        self._study: Any = _View(seen)
+        number = max((trial.number for trial in seen), default=-1) + 1
+        self._asking: Any = FrozenTrial(number, TrialState.RUNNING, None, None, None, {}, {}, {}, {}, {}, number)
+        # which names there are together is all that matters: the first of each kind says it
+        kinds: dict[Any, FrozenTrial] = {}
+        for trial in seen:
+            kinds.setdefault((trial.state, frozenset(trial.params)), trial)
+        together: Any = _View([*kinds.values()])
+        self._together = self._sampler.infer_relative_search_space(together, self._asking)
 
-    return suggest
+    def suggest(self, seed: int) -> Suggest:
+        """Gives the values of one proposal, a function of the seed; the one before it gives nothing afterwards."""
+        self._sampler.reseed(seed)
+        relative = self._sampler.sample_relative(self._study, self._asking, self._together)
+
+        def suggest(name: str, domain: Domain) -> Value:
+            if name in relative:
+                return from_journal(relative[name])
+            independent = self._sampler.sample_independent(self._study, self._asking, name, distribution_of(domain))
+            return from_journal(independent)
+
+        return suggest
 
 
 class QuickTpe(TPESampler):
-    """TPE for one proposal, the same in less time: what it does anew for every group of names is done once, as the
-    observations stay the same. A test holds it against the original."""
+    """TPE while the observations stay as they are, the same in less time: what it does anew for every proposal, and
+    for every group of names, is done once. A test holds it against the original."""
 
     _split: tuple[list[FrozenTrial], list[FrozenTrial]] | None = None
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._estimators: dict[tuple[str, ...], list[Any]] = {}
+
+    def reseed(self, seed: int) -> None:
+        """Go on as one that was made with this seed."""
+        self._rng, self._random_sampler = LazyRandomState(seed), RandomSampler(seed=seed)
 
     def _sample(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -190,10 +218,13 @@ class QuickTpe(TPESampler):
             ]
             ended = sum(other.state is not TrialState.RUNNING for other in trials)
             self._split = _split_trials(study, trials, default_gamma(ended))
-        good, bad = (
-            self._build_parzen_estimator(study, search_space, part, handle_below=is_good)
-            for part, is_good in zip(self._split, (True, False), strict=True)
-        )
+        names = tuple(search_space)
+        if names not in self._estimators:
+            self._estimators[names] = [
+                self._build_parzen_estimator(study, search_space, part, handle_below=is_good)
+                for part, is_good in zip(self._split, (True, False), strict=True)
+            ]
+        good, bad = self._estimators[names]
         candidates = good.sample(self._rng.rng, self._n_ei_candidates)
         best = self._compare(candidates, self._compute_acquisition_func(candidates, good, bad))
         return {name: kind.to_external_repr(best[name]) for name, kind in search_space.items()}
