@@ -122,7 +122,7 @@ def _scale(data: Data) -> list[str]:
         f"{found['workers']} workers, {found['trials']} trials on the space `burgers1d_small`, sampler stage_tree; "
         "recorded learning curves, stretched so that the first stage of a run takes at least "
         f"{data['protocol']['shortest_seconds']:.0f} s. The clock is simulated, the decisions are real: while the one "
-        "driver decides, the clock goes on by the time that it takes, and whoever needs a decision waits. Decisions "
+        "driver decides, the clock goes on by its CPU time, and whoever needs a decision waits. Decisions "
         f"of a trial: mean **{1e3 * decision['mean']:.1f} ms**, 95 % below {1e3 * decision['p95']:.1f} ms, mean of "
         f"the last tenth of the trials {1e3 * decision['last']:.1f} ms. Workers were idle for "
         f"**{found['idle_until_last_start']:.1%}** of their time until the last trial was handed out "
