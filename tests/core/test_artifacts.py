@@ -75,7 +75,7 @@ def test_a_failure_publishes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "manifest"])
-def test_damage_is_one_line_that_names_the_folder(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_artifact_is_put_aside_and_made_anew(tmp_path: Path, damage: str) -> None:
     store = ArtifactStore(tmp_path)
     folder = store.publish("key", lambda temporary: (temporary / "a").write_text("one") and None)
     if damage == "changed":
@@ -84,6 +84,24 @@ def test_damage_is_one_line_that_names_the_folder(tmp_path: Path, damage: str) -
         (folder / "a").unlink()
     else:
         (folder / "manifest.json").write_text("{")
+    with pytest.warns(UserWarning, match="made anew") as warned:
+        assert store.find("key") is None
+    assert "\n" not in str(warned[0].message)
+    assert str(folder) in str(warned[0].message)
+    assert not store.has("key")
+    again = store.publish("key", lambda temporary: (temporary / "a").write_text("three") and None)
+    assert (again / "a").read_text() == "three"
+    assert store.find("key") == again
+    assert [*(tmp_path / "damaged").iterdir()]
+    store.gc(10**9)
+    assert not [*(tmp_path / "damaged").iterdir()]
+
+
+def test_damage_that_cannot_be_put_aside_is_one_line_that_names_the_folder(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    folder = store.publish("key", lambda temporary: (temporary / "a").write_text("one") and None)
+    (folder / "a").write_text("two")
+    (tmp_path / "damaged").touch()  # stands where the folder would be made
     with pytest.raises(DataError, match="delete the folder") as error:
         store.find("key")
     assert "\n" not in str(error.value)

@@ -9,6 +9,7 @@ ab/.ab12.../    one that is being written
 leases/         who makes what right now
 pins/           what is never removed, and for whose sake
 trash/          what is being removed
+damaged/        what was found damaged, until the next collection
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import re
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +102,11 @@ class ArtifactStore:
         """The folder of a published artifact, None if there is none. It counts as used.
 
         A collection may remove it at any time, unless it is protected: who reads it must be ready for a
-        FileNotFoundError.
+        FileNotFoundError. A damaged one, of which a file is missing or not what was published, is put aside with a
+        warning: then there is none, and it is made anew.
 
         Raises:
-            DataError: a file of it is missing or not what was published.
+            DataError: a damaged one cannot be put aside.
         """
         folder = self._folder(key)
         damage = _damage(folder)
@@ -111,7 +114,8 @@ class ArtifactStore:
         while damage is not None and damage != (again := _damage(folder)):
             damage = again
         if damage is not None:
-            raise DataError(f"{folder}: damaged artifact, {damage}; delete the folder")
+            self._put_aside(folder, damage)
+            return None
         try:
             os.utime(folder / MANIFEST)
         except FileNotFoundError:
@@ -274,8 +278,22 @@ class ArtifactStore:
         shutil.rmtree(trash, ignore_errors=True)
         return True
 
+    def _put_aside(self, folder: Path, damage: str) -> None:
+        """Of several that find it damaged at once, one does."""
+        aside = self.root / "damaged" / f"{folder.name[:12]}.{uuid.uuid4().hex}"
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            os.rename(folder, aside)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DataError(f"{folder}: damaged artifact, {damage}; delete the folder ({error.strerror})") from None
+        warnings.warn(
+            f"{folder}: damaged artifact, {damage}; it is made anew, what was there is in {aside}", stacklevel=3
+        )
+
     def _clear_rests(self) -> None:
-        for path in (self.root / "trash").glob("[0-9a-f]" * 32):
+        for path in (*(self.root / "trash").glob("[0-9a-f]" * 32), *(self.root / "damaged").glob("*.*")):
             shutil.rmtree(path, ignore_errors=True)
         for path in self._entries():
             if path.name.startswith(".") and _is_rest(path):
