@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -172,7 +173,7 @@ def in_double(task: Task) -> Task:
     return Task(**{**vars(task), **{name: doubled(getattr(task, name)) for name in ("train", "validation", "test")}})
 
 
-def _losses_of_the_operator(ranks: Ranks, config: RunConfig, folder: Path, terms: list[str] | None = None) -> Any:
+def _losses_of_the_operator(ranks: Ranks, config: RunConfig, folder: Path) -> Any:
     """In float64."""
     task = in_double(load_task(config.task))
     surrogate = build_run_surrogate(config, task).double()
@@ -191,37 +192,49 @@ def test_the_operator_stage_in_double_precision(crew: Crew, tiny: dict[str, Any]
     assert ours[:20] == pytest.approx(alone[:20], rel=1e-8)
 
 
-def _run(ranks: Ranks, config: RunConfig, out: Path, resume: bool = False, stop_at: int | None = None) -> RunResult:
+def _run(
+    ranks: Ranks,
+    config: RunConfig,
+    out: Path,
+    resume: bool = False,
+    stop_at: int | None = None,
+    store: Path | None = None,
+) -> RunResult:
     def report(progress: Progress) -> None:
         if progress.step == stop_at:
             raise Stop(f"at step {stop_at}")
 
-    return train_run(config, out, report, resume=resume, ranks=ranks)
+    return train_run(config, out, report, resume=resume, store=store, ranks=ranks)
 
 
-def steps_of(run: Path) -> dict[tuple[str, int], float]:
+def stage_losses(run: Path, stage: str) -> list[float]:
     rows = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
-    return {(row["stage"], row["step"]): row["train_loss"] for row in rows if row["stage"] != "inference"}
+    return list({row["step"]: row["train_loss"] for row in rows if row["stage"] == stage}.values())
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_a_run_of_every_stage(crew: Crew, tiny: dict[str, Any], tmp_path: Path, size: int) -> None:
+def test_a_run_of_every_stage(crew: Crew, tiny: dict[str, Any], tmp_path: Path) -> None:
     later = {"epochs": 2, "windows_per_trajectory": 1, "batch_size": 9, "validations": 2, "horizon": 1}
-    stages = {"stages.diff_residual": later, "stages.consistency_distill": later, "stages.diff_residual.augment": False}
     corrector = {"corrector": {"kind": "pdet_stack", "depth": 1, "hidden_dim": 16}, "inference.sampler_steps": 2}
-    config = everything(RunConfig.parse({**tiny, "corrector": {}})).override({**stages, **corrector})
-    alone = train_run(config, tmp_path / "alone")
-    found = equal(crew.run(size, _run, config, tmp_path / "run"))
-    assert found.status is Status.COMPLETE
-    assert set(found.stages) == {"operator", "diff_residual", "consistency_distill"}
-    ours, theirs = steps_of(tmp_path / "run"), steps_of(tmp_path / "alone")
-    assert ours.keys() == theirs.keys()
-    for stage in found.stages:
-        rows = [key for key in theirs if key[0] == stage][:20]
-        assert [ours[row] for row in rows] == pytest.approx([theirs[row] for row in rows], rel=1e-4), stage
-    assert found.score == pytest.approx(alone.score, rel=1e-2)
-    assert found.stage_keys == alone.stage_keys
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
+    first = everything(RunConfig.parse({**tiny, "corrector": {}})).override(corrector)
+    second = first.override({"stages.diff_residual": later})
+    third = second.override({"stages.consistency_distill": later})
+    configs = {"operator": first, "diff_residual": second, "consistency_distill": third}
+    # by the end of a stage rounding has drifted: each one stands on the same one before it
+    for name, config in configs.items():
+        alone, ours = tmp_path / name, tmp_path / f"{name} of two"
+        store = tmp_path / f"store of {name}"
+        if (tmp_path / "store").exists():
+            shutil.copytree(tmp_path / "store", store)
+        one = train_run(config, alone, store=tmp_path / "store")
+        found = equal(crew.run(2, _run, config, ours, False, None, store))
+        assert found.status is Status.COMPLETE
+        assert found.reused_stages == one.reused_stages
+        assert found.stage_keys == one.stage_keys
+        assert found.score == pytest.approx(one.score, rel=1e-2)
+        losses_of_one = stage_losses(alone, name)
+        assert len(losses_of_one) >= 14
+        assert stage_losses(ours, name)[:20] == pytest.approx(losses_of_one[:20], rel=1e-4), name
+    assert json.loads((ours / "report.json").read_text())["metrics"]
 
 
 def test_more_workers_than_samples_are_refused(crew: Crew, tiny: dict[str, Any], tmp_path: Path) -> None:
