@@ -113,7 +113,8 @@ def train_distributed(
         ),
     )
     try:
-        result, failure = trainer.fit().return_value
+        fitted: Any = trainer.fit()
+        result, failure = fitted.return_value
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if failure is not None:
