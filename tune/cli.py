@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tune.store_cli import store_app
-from ups.cli import app
+from ups.cli import app, train_and_show
+from ups.cli import train as train_alone
+from ups.cli.config import Config, Overrides
 from ups.cli.terminal import console, run_app, say
 
 if TYPE_CHECKING:
     from tune.search import Summary
     from tune.study import Plan
+    from ups.config import RunConfig
+    from ups.core.types import Report, RunResult
 
 app.add_typer(store_app, name="store")
+# the one below trains on several workers, too
+app.registered_commands = [command for command in app.registered_commands if command.name != "train"]
 
 Study = Annotated[Path, typer.Argument(help="A STUDY folder, written by `ups search`.", metavar="STUDY")]
 
@@ -25,6 +31,39 @@ Study = Annotated[Path, typer.Argument(help="A STUDY folder, written by `ups sea
 def main() -> int:
     """Entry point of `ups`; gives the exit code."""
     return run_app(app)
+
+
+@app.command("train")
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. [runs/NAME-OF-CONFIG]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that train the run together, each on its part of every batch.", min=1)
+    ] = 1,
+) -> None:
+    """Train one run and evaluate it on its test trajectories.
+
+    Example: ups train burgers1d stages.operator.epochs=20 --out runs/first
+
+    Example: ups train burgers1d_upt17m --workers 8 --out runs/large
+    """
+    if workers == 1:
+        train_alone(config, overrides, out, resume)
+        return
+
+    def on_workers(run_config: RunConfig, folder: Path, report: Report) -> RunResult:
+        from tune.distributed import train_distributed, workers_of_this_machine
+        from tune.search import embedded_ray
+        from ups.run import check_folder
+
+        check_folder(run_config, folder, resume)  # before Ray starts
+        of_run = workers_of_this_machine(workers, run_config)
+        with embedded_ray(workers * of_run.cpus, workers * int(of_run.gpus)):
+            return train_distributed(run_config, folder, report, workers=of_run, resume=resume)
+
+    train_and_show(config, overrides, out, on_workers)
 
 
 @app.command("search")
@@ -36,6 +75,9 @@ def search(
     trials: Annotated[int | None, typer.Option(help="In total, over all resumes. [the space's]")] = None,
     time_budget: Annotated[str | None, typer.Option(help="From now on, such as 30m or 2h. [the space's]")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Trials at a time. [as many as CPUs hold]")] = None,
+    workers_per_trial: Annotated[
+        int | None, typer.Option(help="Processes that train one trial together. [the space's]", min=1)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="STUDY folder. [runs/NAME-OF-SPACE]")] = None,
     store: Annotated[
         Path | None, typer.Option(help="Where finished stages live; studies may share it. [STUDY/store]")
@@ -70,6 +112,7 @@ def search(
         "strategy.trials": trials,
         "budget.time": time_budget,
         "resources.concurrency": concurrency,
+        "resources.workers_per_trial": workers_per_trial,
         "resources.store": None if store is None else str(store),
         "resources.study_storage": study_storage,
         "resources.study_name": study_name,

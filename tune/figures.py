@@ -49,7 +49,7 @@ def best_over_time(study: StudyFolder) -> str:
     """How the best score fell with the computing time spent."""
     spent, total = [], 0.0
     for trial in study.trials:
-        total += trial.seconds * study.config.resources.cpus_per_worker
+        total += trial.seconds * study.config.resources.cpus_per_trial
         spent.append(total)
     places, lows = _best_so_far(study, spent)
     if not places:

@@ -30,7 +30,7 @@ from tune.study import Plan, record_of
 from ups.config import RunConfig
 from ups.core.errors import ConfigError
 from ups.core.types import Status
-from ups.training.loop import SAME_SHARE, StageConfig
+from ups.training.stage_config import SAME_SHARE, StageConfig
 
 STAGE = "operator"
 CHANGES = f"stages.{STAGE}.changes"

@@ -229,7 +229,7 @@ def _seeded(study: StudyFolder, config: RunConfig, seed: int) -> RunConfig:
 
 
 def _core_seconds(study: StudyFolder, contenders: tuple[Contender, ...]) -> dict[str, float]:
-    searched = sum(trial.seconds for trial in study.trials) * study.config.resources.cpus_per_worker
+    searched = sum(trial.seconds for trial in study.trials) * study.config.resources.cpus_per_trial
     confirmed = sum(run.seconds * run.threads for contender in contenders for run in contender.runs)
     return {"search": round(searched, 1), "confirmation": round(confirmed, 1)}
 

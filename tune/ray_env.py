@@ -16,3 +16,6 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a header whatever its verbosity
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # a study resumes from its journal, not from Tune
 os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "30")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how late the end of a run is noticed
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # a busy machine is slow to start processes
+os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")

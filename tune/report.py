@@ -97,7 +97,7 @@ def _summary(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
     if shares is not None:
         note = "of the sampled trials, in the first and in the second half"
         facts.append(("exploded", f"{shares[0]:.0%} → {shares[1]:.0%}", note))
-    spent = sum(trial.seconds for trial in study.trials) * study.config.resources.cpus_per_worker
+    spent = sum(trial.seconds for trial in study.trials) * study.config.resources.cpus_per_trial
     facts.append(("time spent", _duration(spent), "core time, summed over trials"))
     if promotion is not None:
         headline = "confirmed" if promotion["confirmed"] else "not confirmed"

@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 from ray import tune as ray_tune
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -30,9 +31,9 @@ from tune.objectives import best_of
 from tune.pbt import space_of_workers
 from tune.pinning import pin_study
 from tune.running import NoView, View
-from tune.space import SearchConfig
+from tune.space import Resources, SearchConfig
 from tune.study import OpenStudy, Plan, TrialRecord, diverged_shares, load_study, store_folder
-from tune.trial import Outcome
+from tune.trial import Outcome, run_folder
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
 from ups.core.artifacts import ArtifactStore
@@ -91,7 +92,7 @@ def run_search(
     """
     check, keys = (_no_check, keys_on("")) if trainer else fit_to_data(plan)
     resources = plan.config.resources
-    cpus = resources.cpus_per_worker
+    cpus = resources.cpus_per_trial
     concurrency = max(1, _cpus() // cpus) if resources.concurrency == "auto" else resources.concurrency
     concurrency = min(concurrency, plan.config.strategy.trials)
     start = time.monotonic()
@@ -106,11 +107,13 @@ def run_search(
         )
         store = store_folder(study.folder, plan.config)
         space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
-        function = trial_function(study.folder, store, space, cpus, trainer, limit)
+        function = trial_function(
+            study.folder, store, space, resources.cpus_per_worker, trainer, limit, resources.workers_per_trial
+        )
         with _stop_on_signal(driver) as signals:
             if driver.has_work:
                 with embedded_ray(concurrency * cpus):
-                    _run_tune(driver, function, cpus, concurrency, study.folder)
+                    _run_tune(driver, function, _resources(resources), concurrency, study.folder)
         if trainer is None:
             pin_study(load_study(folder), ArtifactStore(store))
         return Summary(
@@ -125,7 +128,7 @@ def run_search(
 
 
 @contextlib.contextmanager
-def embedded_ray(cpus: int) -> Iterator[None]:
+def embedded_ray(cpus: int, gpus: int = 0) -> Iterator[None]:
     """A Ray of this process alone, on the loopback address and quiet; one that is already there is used and kept."""
     if ray.is_initialized():
         yield
@@ -140,7 +143,7 @@ def embedded_ray(cpus: int) -> Iterator[None]:
             ray.init(
                 address="local",
                 num_cpus=cpus,
-                num_gpus=0,
+                num_gpus=gpus,
                 include_dashboard=False,
                 object_store_memory=100 * 2**20,
                 log_to_driver=False,
@@ -154,15 +157,26 @@ def embedded_ray(cpus: int) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _run_tune(driver: Driver, function: Any, cpus: int, concurrency: int, folder: Path) -> None:
+def _resources(resources: Resources) -> dict[str, float]:
+    """What the process of a trial has of its own, in Tune's words.
+
+    A trial of several workers only watches them. It must not have a share of a CPU, which would cost a worker a whole
+    one; and its place is the head of the cluster, which every Ray has and nobody reclaims.
+    """
+    if resources.workers_per_trial == 1:
+        return {"cpu": resources.cpus_per_worker}
+    return {"cpu": 0, HEAD_NODE_RESOURCE_NAME: 0.001}
+
+
+def _run_tune(driver: Driver, function: Any, resources: dict[str, float], concurrency: int, folder: Path) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     names: dict[str, int] = {}
     shutil.rmtree(folder / "ray", ignore_errors=True)
     try:
         tuner = ray_tune.Tuner(
-            ray_tune.with_resources(function, {"cpu": cpus}),
+            ray_tune.with_resources(function, resources),
             tune_config=ray_tune.TuneConfig(
-                search_alg=_Searcher(driver, names),
+                search_alg=_Searcher(driver, names, folder),
                 scheduler=_Scheduler(driver),
                 num_samples=-1,
                 max_concurrent_trials=concurrency,
@@ -191,10 +205,11 @@ class _DriverSide:
 class _Searcher(_DriverSide, Searcher):
     """Asks the driver for trials, and tells it how they ended."""
 
-    def __init__(self, driver: Driver, names: dict[str, int]) -> None:
+    def __init__(self, driver: Driver, names: dict[str, int], study: Path) -> None:
         super().__init__()
         self._driver = driver
         self._numbers = names
+        self._study = study
 
     def suggest(self, trial_id: str) -> Any:
         trial = self._driver.next()
@@ -205,6 +220,9 @@ class _Searcher(_DriverSide, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         driver, number = self._driver, self._numbers.pop(trial_id)
+        if error:
+            # killed for good, it could not give back what its workers held
+            _release_workers(run_folder(self._study, number))
         if result is not None and "busy" in result:
             driver.waits(number)
         elif result is not None and "outcome" in result:
@@ -223,6 +241,12 @@ class _Searcher(_DriverSide, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a study resumes from its journal")
+
+
+def _release_workers(run: Path) -> None:
+    from tune.distributed import release_workers
+
+    release_workers(run)
 
 
 class _Scheduler(_DriverSide, FIFOScheduler):

@@ -83,6 +83,8 @@ class Strategy(Schema):
 
 class Resources(Schema):
     cpus_per_worker: int = Field(1, ge=1)
+    workers_per_trial: int = Field(1, ge=1)
+    """processes that train one trial together, each on its part of every batch; see `tune.distributed`"""
     concurrency: int | Literal["auto"] = "auto"
     """trials at a time; auto is what the machine's CPUs hold"""
     store: str | None = None
@@ -91,6 +93,10 @@ class Resources(Schema):
     """path of an Optuna journal, or postgresql:// where several drivers search one study; null is STUDY/journal.log"""
     study_name: str | None = Field(None, min_length=1, max_length=200)
     """of the study in a database; null is the name of the STUDY folder"""
+
+    @property
+    def cpus_per_trial(self) -> int:
+        return self.workers_per_trial * self.cpus_per_worker
 
     @field_validator("study_storage")
     @classmethod

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -47,7 +48,13 @@ class _TimedOut(Exception):
 
 
 def trial_function(
-    study: Path, store: Path, space: Space, threads: int, trainer: Trainer | None, limit: float | None
+    study: Path,
+    store: Path,
+    space: Space,
+    threads: int,
+    trainer: Trainer | None,
+    limit: float | None,
+    workers: int = 1,
 ) -> Callable[[dict], None]:
     """The function that Tune runs for every trial; its argument is `{"number": ..., "params": ...}`.
 
@@ -57,6 +64,7 @@ def trial_function(
         threads: of torch, for configs that leave them open.
         trainer: None is the real one.
         limit: seconds of training after which a trial is TIMED_OUT.
+        workers: processes that the real trainer trains on; one is the trial's own.
     """
 
     directory = os.getcwd()
@@ -65,7 +73,8 @@ def trial_function(
         os.chdir(directory)  # data files are relative to where the search was started
         reporter = _Reporter(limit)
         try:
-            outcome = _outcome(study, store, space, threads, trainer, reporter, request["number"], request["params"])
+            train = trainer or _real_trainer(threads, workers)
+            outcome = _outcome(study, store, space, train, reporter, request["number"], request["params"])
         except StageBusy as busy:
             # whoever waits gives its worker back
             ray_tune.report({"busy": busy.stage, "done": True})
@@ -80,8 +89,7 @@ def _outcome(
     study: Path,
     store: Path,
     space: Space,
-    threads: int,
-    trainer: Trainer | None,
+    train: Trainer,
     reporter: _Reporter,
     number: int,
     params: Mapping[str, Any],
@@ -93,7 +101,7 @@ def _outcome(
     try:
         with _alone(study / "runs" / f".{number:04d}.lock"):
             config = space.config_of(params)
-            result = (trainer or _real_trainer(threads))(
+            result = train(
                 config, folder, reporter, resume=folder.exists(), evaluate_on="none", store=store, busy="raise"
             )
         return Outcome.of(result)
@@ -157,7 +165,12 @@ class _Reporter:
         )
 
 
-def _real_trainer(threads: int) -> Trainer:
+def _real_trainer(threads: int, workers: int) -> Trainer:
+    if workers > 1:
+        # imported by the trials that need it alone: it is slow to come
+        from tune.distributed import Workers, train_distributed
+
+        return partial(train_distributed, workers=Workers(workers, threads))
     import torch
 
     from ups.run import train_run

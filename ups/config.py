@@ -19,8 +19,8 @@ from ups.data.task import TaskConfig
 from ups.inference.build import ModelConfig
 from ups.inference.search_config import SearchConfig
 from ups.inference.surrogate import Correction
-from ups.training.loop import LoggingConfig
 from ups.training.pipeline import DEPLOYED_AS, StagesConfig
+from ups.training.stage_config import LoggingConfig
 
 
 class RunConfig(ModelConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,7 +13,8 @@ import torch
 
 from ups.config import RunConfig, dump_yaml, load_config
 from ups.core.artifacts import ArtifactStore
-from ups.core.errors import UserError
+from ups.core.errors import DataError, UserError
+from ups.core.ranks import ALONE, Ranks
 from ups.core.runtime import compiles, pick_device, write_atomic
 from ups.core.types import FieldSpec, Progress, Report, RunResult, Status
 from ups.data.normalization import Normalizer
@@ -42,6 +44,7 @@ def train_run(
     task: Task | None = None,
     store: Path | None = None,
     busy: Literal["wait", "raise"] = "wait",
+    ranks: Ranks = ALONE,
 ) -> RunResult:
     """Train what `config` says into the folder `out`.
 
@@ -53,26 +56,40 @@ def train_run(
     finished run returns its recorded result and an unfinished one goes on from `last`, exactly on one device.
     What `report` raises passes through and leaves the run resumable.
 
+    Of several `ranks` each calls this with the same arguments, on a device of its own; they train on their parts of
+    the same batches, and come to what one would come to up to rounding. Rank 0 alone writes and calls `report`;
+    whatever is raised is raised on all of them. A run may be resumed with another number of ranks.
+
     Raises:
         UserError: `out` holds another run, or data and config do not fit.
         StageBusy: `busy` is "raise", and another process trains the first stage that is missing.
     """
-    _check_folder(config, out, resume)
-    if resume and (out / RESULT).is_file():
-        return load_result(out)
-    task = task or load_task(config.task)
+    known = ranks.lead(lambda: _known(config, out, resume))
+    if known is not None:
+        return known
+    with ranks.agreed():
+        task = task or load_task(config.task)
+    _refuse_other_data(task, ranks)
     keys, artifacts, wait = stage_keys(config, task.fingerprint), ArtifactStore(store or out / "store"), busy == "wait"
     # while it waits, a run has nothing on the device
-    await_stages(keys, artifacts, out, wait=wait)
+    ranks.lead(lambda: await_stages(keys, artifacts, out, wait=wait))
     device = pick_device(config.runtime.device)
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
-    surrogate = build_run_surrogate(config, task).to(device)
-    _refuse_what_does_not_fit(config, task, surrogate, device)
-    # from here on nothing that a user wrote can be refused: no folder is left half-written
-    write_atomic(out / "config.yaml", dump_yaml(config).encode())
-    write_atomic(out / "split.json", json.dumps(task.manifest).encode())
-    with open(out / "progress.jsonl", "a", encoding="utf-8") as lines:
+    with ranks.agreed():
+        surrogate = build_run_surrogate(config, task).to(device)
+        _refuse_what_does_not_fit(config, task, surrogate, device, ranks)
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> None:
+            nonlocal report
+            write_atomic(out / "config.yaml", dump_yaml(config).encode())
+            write_atomic(out / "split.json", json.dumps(task.manifest).encode())
+            lines = stack.enter_context(open(out / "progress.jsonl", "a", encoding="utf-8"))
+            report = _both(_to_lines(lines), report)
+
+        # from here on nothing that a user wrote can be refused: no folder is left half-written
+        ranks.lead(begin)
         pipeline = Pipeline(
             config=config,
             stages=config.stages,
@@ -83,31 +100,62 @@ def train_run(
             folder=out,
             store=artifacts,
             facts=_facts(config, surrogate, task),
-            report=_both(_to_lines(lines), report),
+            report=report,
             resume=resume,
             keys=keys,
             key_until=partial(key_until, config, task.fingerprint),
             wait=wait,
+            ranks=ranks,
         )
         status, reason = pipeline.run()
-    milliseconds = None
+    return ranks.lead(lambda: _conclude(out, pipeline, status, reason, evaluate=evaluate_on == "test"))
+
+
+def _known(config: RunConfig, out: Path, resume: bool) -> RunResult | None:
+    """The recorded result of a run that is finished; None of one that is to be trained.
+
+    Raises:
+        UserError: `out` holds something else.
+    """
+    check_folder(config, out, resume)
+    return load_result(out) if resume and (out / RESULT).is_file() else None
+
+
+def _conclude(out: Path, pipeline: Pipeline, status: Status, reason: str, *, evaluate: bool) -> RunResult:
+    """Save the predictor, measure and evaluate it, and write down how the run ended."""
+    milliseconds, task = None, pipeline.task
     if pipeline.can_deploy:
         pipeline.save(out / "checkpoints" / "best.safetensors")
         deployed = pipeline.deploy()
         if status is Status.COMPLETE:
             milliseconds = inference_ms(deployed, task.validation)
-        if status is Status.COMPLETE and evaluate_on == "test":
+        if status is Status.COMPLETE and evaluate:
             evaluation = with_search(evaluate_run(deployed, task, "test"), deployed, task.test)
             stages = {name: each.to_json() for name, each in pipeline.summaries.items()}
             save_report(replace(evaluation, stages=stages), out / FILE_NAME)
     return _finish(out, pipeline, status, reason, milliseconds)
 
 
-def _refuse_what_does_not_fit(config: RunConfig, task: Task, surrogate: Surrogate, device: torch.device) -> None:
+def _refuse_other_data(task: Task, ranks: Ranks) -> None:
+    """Raises DataError where the files of this rank's node are not those of rank 0's."""
+    wanted = ranks.lead(lambda: task.fingerprint)
+    with ranks.agreed():
+        if task.fingerprint != wanted:
+            raise DataError(
+                f"{', '.join(task.config.files)}: differ on the node of rank {ranks.rank} from those on the node of "
+                "rank 0; copy the same files to every node"
+            )
+
+
+def _refuse_what_does_not_fit(
+    config: RunConfig, task: Task, surrogate: Surrogate, device: torch.device, ranks: Ranks
+) -> None:
     """Raises ConfigError for what only config, data and machine together can tell, before anything is trained."""
     compiles(config.runtime.compile, device)
     config.stages.operator.losses.check(task.spec, symmetry=config.symmetry, has_latent=surrogate.has_latent)
     config.stages.operator.optimizer.build(surrogate)
+    for name in ("operator", *config.stages.later()):
+        ranks.part(getattr(config.stages, name).batch_size, f"stages.{name}.batch_size")
     if config.ttc.enabled:
         config.ttc.reward.weights(task.spec)
     for name in config.stages.later():
@@ -150,7 +198,8 @@ def load_result(folder: Path) -> RunResult:
     return RunResult(**{**known, "reused_stages": tuple(data["reused_stages"])})
 
 
-def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
+def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
+    """Raises UserError unless `out` is free for a new run, or, with `resume`, holds this one."""
     recorded = out / "config.yaml"
     if recorded.is_file():
         if not resume:

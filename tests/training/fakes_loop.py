@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ups.core.ranks import Part
 from ups.core.runtime import RuntimeConfig, generator
 from ups.core.types import Progress
-from ups.training.loop import LoggingConfig, StageConfig, StageResult, train_stage
+from ups.training.loop import StageResult, train_stage
+from ups.training.stage_config import LoggingConfig, StageConfig
 
 
 class Net(nn.Module):
@@ -38,6 +40,7 @@ class NoisyStage:
         self.no_skill = no_skill
         self.noise = noise
         self.batches_per_epoch = 5
+        self.part = Part.whole(16)
         draw = generator("data")
         self.inputs, self.targets = torch.randn(64, 6, generator=draw), torch.randn(64, 3, generator=draw)
 

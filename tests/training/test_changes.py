@@ -23,7 +23,8 @@ from ups.core.types import Progress, RunResult, Status
 from ups.data.task import load_task
 from ups.run import train_run
 from ups.training.keys import key_until, stage_keys
-from ups.training.loop import LoggingConfig, StageConfig, StageResult, train_stage
+from ups.training.loop import StageResult, train_stage
+from ups.training.stage_config import LoggingConfig, StageConfig
 
 STAGE = "stages.operator."
 CHANGES = STAGE + "changes"

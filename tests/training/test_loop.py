@@ -18,7 +18,7 @@ from ups.core.checkpoint import load_checkpoint
 from ups.core.errors import ConfigError
 from ups.core.runtime import RuntimeConfig, compiled, compiles, deterministic_mode
 from ups.core.types import Progress, Status
-from ups.training.loop import StageConfig
+from ups.training.stage_config import StageConfig
 
 SHORT = StageConfig(epochs=4, validations=4)
 

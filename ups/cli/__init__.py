@@ -5,6 +5,7 @@ Only light modules are imported here, so that `ups --help` answers at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,8 @@ from ups.cli.terminal import console, run_app, say, training
 from ups.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from ups.config import RunConfig
+    from ups.core.types import Report, RunResult
     from ups.data.task import Task, TaskConfig
     from ups.inference.search_config import SearchConfig
 
@@ -54,16 +57,28 @@ def train(
 
     Example: ups train burgers1d stages.operator.epochs=20 --out runs/first
     """
+    from ups.run import train_run
+
+    train_and_show(config, overrides, out, lambda *given: train_run(*given, resume=resume))
+
+
+def train_and_show(
+    config: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    train: Callable[[RunConfig, Path, Report], RunResult],
+) -> None:
+    """What `ups train` does with its arguments, whoever trains."""
     from ups.config import load_config, parse_overrides
     from ups.core.types import Status
     from ups.evaluation.report import FILE_NAME, load_report, report_table
     from ups.evaluation.stages import with_stages
-    from ups.run import RESULT, train_run
+    from ups.run import RESULT
 
     run_config = load_config(config, parse_overrides(overrides or []))
     out = out or Path("runs") / Path(config).stem
     with training() as report:
-        result = train_run(run_config, out, report, resume=resume)
+        result = train(run_config, out, report)
     if result.status is not Status.COMPLETE:
         say(f"{result.status}: {result.reason}", 1)
         raise typer.Exit(1)

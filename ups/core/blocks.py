@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ups.core.layers import Mlp, rms_norm
+from ups.core.ranks import Part
 
 
 class DropPath(nn.Module):
@@ -18,12 +19,22 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.part: Part | None = None
+        """the samples that come here are this part of a batch, for all of which is drawn; None: they are the batch"""
 
     def forward(self, residual: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return residual
-        draw = torch.rand(len(residual), *(1,) * (residual.ndim - 1), device=residual.device)
+        part = self.part or Part.whole(len(residual))
+        draw = torch.rand(part.of, *(1,) * (residual.ndim - 1), device=residual.device)[part.rows]
         return residual * ((draw >= self.rate).to(residual.dtype) / (1 - self.rate))
+
+
+def draw_for(model: nn.Module, part: Part) -> None:
+    """Let what the model draws for its samples be what it would draw for them in the whole batch."""
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.part = part
 
 
 class Chain(nn.ModuleList):

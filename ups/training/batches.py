@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ups.core.physics import EQUATIONS, Boundary, Equation
+from ups.core.ranks import Part
 from ups.core.runtime import generator
 from ups.data.task import Task, Trajectories
 
@@ -58,13 +59,16 @@ class WindowSampler:
     def batches_per_epoch(self) -> int:
         return max(1, len(self.trajectories) * self.windows_per_trajectory // self.batch_size)
 
-    def batch(self, index: int, frames: int) -> Batch:
-        """The `index`-th batch of the stage, with windows of `frames` frames."""
+    def batch(self, index: int, frames: int, part: Part | None = None) -> Batch:
+        """The `index`-th batch of the stage, with windows of `frames` frames; or the part of it that one rank has."""
         epoch, place = divmod(index, self.batches_per_epoch)
         rows = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         draw = generator(self.seed, "window", index)
         total = self.trajectories.fields_STXC.shape[1]
         starts = torch.randint(0, total - frames + 1, (len(rows),), generator=draw).numpy()
+        part = part or Part.whole(len(rows))
+        assert part.of == len(rows), (part, len(rows))
+        rows, starts = rows[part.rows], starts[part.rows]
         windows = [
             self.trajectories.fields_STXC[row, start : start + frames] for row, start in zip(rows, starts, strict=True)
         ]
@@ -72,7 +76,7 @@ class WindowSampler:
         parameters = torch.from_numpy(np.asarray(self.trajectories.parameters_SP[rows]))
         if self.augment:
             equation = EQUATIONS[self.equation]
-            fields = augmented(fields, equation, self.boundary or equation.boundary, self.reflects, draw)
+            fields = augmented(fields, equation, self.boundary or equation.boundary, self.reflects, draw, part)
         return Batch(fields, parameters)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
@@ -100,31 +104,40 @@ class WindowSampler:
 
 
 def augmented(
-    fields_BTXC: Tensor, equation: Equation, boundary: Boundary, reflects: bool, draw: torch.Generator
+    fields_BTXC: Tensor,
+    equation: Equation,
+    boundary: Boundary,
+    reflects: bool,
+    draw: torch.Generator,
+    part: Part | None = None,
 ) -> Tensor:
     """Each sample moved by exact symmetries of its equation, drawn at random: what comes out solves it, too.
 
     Shifts along periodic axes; reflections of each axis with the signs that the equation tells; the exchange of two
     axes of a square grid, with the components of a velocity.
+
+    Args:
+        part: which samples of a batch these are, for all of which is drawn; None: they are the batch.
     """
+    part = part or Part.whole(len(fields_BTXC))
     batch, *_ = fields_BTXC.shape
     axes = range(2, fields_BTXC.ndim - 1)
     each = (batch, *(1 for _ in fields_BTXC.shape[1:]))
     for axis in axes:
         if boundary == "periodic":
-            shift_B = torch.randint(0, fields_BTXC.shape[axis], (batch,), generator=draw)
+            shift_B = torch.randint(0, fields_BTXC.shape[axis], (part.of,), generator=draw)[part.rows]
             fields_BTXC = _shifted(fields_BTXC, axis, shift_B)
     if equation.reflection == "none":
         return fields_BTXC
     for axis in axes if reflects else ():
-        reflect_B = torch.rand(batch, generator=draw) < 0.5
+        reflect_B = (torch.rand(part.of, generator=draw) < 0.5)[part.rows]
         mirrored = fields_BTXC.flip(axis)
         signs_C = _signs(equation, axis - 2)
         if any(sign < 0 for sign in signs_C):
             mirrored = mirrored * mirrored.new_tensor(signs_C)
         fields_BTXC = torch.where(reflect_B.view(each), mirrored, fields_BTXC)
     if len(axes) == 2 and fields_BTXC.shape[2] == fields_BTXC.shape[3]:
-        exchange_B = torch.rand(batch, generator=draw) < 0.5
+        exchange_B = (torch.rand(part.of, generator=draw) < 0.5)[part.rows]
         exchanged = fields_BTXC.transpose(2, 3)
         if equation.velocity:
             channels = list(range(fields_BTXC.shape[-1]))

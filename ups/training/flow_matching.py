@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ups.core.ranks import ALONE, Part, Ranks
 from ups.core.runtime import generator
 from ups.data.task import Task, Trajectories
 from ups.evaluation.evaluate import score
 from ups.inference.surrogate import Correction, Surrogate
 from ups.models.corrector import Corrector
 from ups.training.latents import Pairs
-from ups.training.loop import StageConfig
+from ups.training.stage_config import StageConfig
 
 TauSampling = Literal["uniform", "beta", "stratified"]
 
@@ -87,14 +88,16 @@ class PairSampler:
     def batches_per_epoch(self) -> int:
         return len(self.pairs) // self.batch_size
 
-    def batch(self, index: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(latent, base, target, features) of the `index`-th batch of the stage."""
+    def batch(
+        self, index: int, device: torch.device, part: Part | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(latent, base, target, features) of the `index`-th batch of the stage, or of the part that one rank has."""
         epoch, place = divmod(index, self.batches_per_epoch)
         if self._order is None or self._order[0] != epoch:
             drawn = torch.randperm(len(self.pairs), generator=generator(self.seed, "pairs", epoch))
             self._order = epoch, drawn.numpy()
         rows = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        return self.pairs.rows(rows, device)
+        return self.pairs.rows(rows if part is None else rows[part.rows], device)
 
 
 class FlowStage:
@@ -105,7 +108,14 @@ class FlowStage:
     deployed_as: Correction
 
     def __init__(
-        self, config: FlowConfig, correction: Corrector, surrogate: Surrogate, task: Task, pairs: Pairs, seed: int
+        self,
+        config: FlowConfig,
+        correction: Corrector,
+        surrogate: Surrogate,
+        task: Task,
+        pairs: Pairs,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
         self.model: nn.Module = correction
@@ -113,6 +123,7 @@ class FlowStage:
         self.surrogate = surrogate
         self.validation = task.validation
         self.sampler = PairSampler(pairs, config.batch_size, seed)
+        self.part = ranks.part(self.sampler.batch_size)
         self.seed = seed
         # what a run is worth is decided by its operator
         self.no_skill: float | None = None
@@ -123,10 +134,12 @@ class FlowStage:
 
     def loss(self, index: int, epoch: float, share: float) -> tuple[Tensor, dict[str, float]]:
         """The squared error of the predicted end point: (1 - tau)^2 times that of the velocity, finite at tau = 1."""
-        latent, base, target, features = self.sampler.batch(index, self.correction.scale.device)
+        part = self.part
+        latent, base, target, features = self.sampler.batch(index, self.correction.scale.device, part)
         data = self.correction.data_of(base, target)
-        tau_B = draw_tau(self.config, len(data), self.seed, index).to(data)
-        noise = torch.randn(data.shape, generator=generator(self.seed, "flow noise", index)).to(data)
+        tau_B = draw_tau(self.config, part.of, self.seed, index)[part.rows].to(data)
+        noise = torch.randn((part.of, *data.shape[1:]), generator=generator(self.seed, "flow noise", index))
+        noise = noise[part.rows].to(data)
         x = noise + tau_B[:, None, None] * (data - noise)
         error = (self.correction.end_point(x, tau_B, base, latent, features) - data).square().mean()
         return error, {"flow": float(error.detach())}

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ups.core.ranks import ALONE, Ranks
 from ups.core.schema import Schema
 
 
@@ -55,7 +56,7 @@ class GradientGuard:
         if not math.isfinite(loss):
             raise Exploded(f"training loss {loss} at step {step} of {self.stage}")
 
-    def admits(self, model: nn.Module, step: int) -> tuple[bool, float]:
+    def admits(self, model: nn.Module, step: int, ranks: Ranks = ALONE) -> tuple[bool, float]:
         """Whether the update may be made, and the global norm of its gradient.
 
         Raises:
@@ -63,7 +64,8 @@ class GradientGuard:
         """
         named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
         norms = torch.stack(torch._foreach_norm([grad for _, grad in named]))
-        norm = float(norms.norm())
+        # gradients are the same on all ranks; were their processors not, rank 0 would decide
+        norm = ranks.first(float(norms.norm()))
         config = self.config
         if norm > config.explode_norm:
             raise Exploded(self._describe(norm, step, [name for name, _ in named], norms))

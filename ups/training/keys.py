@@ -12,7 +12,7 @@ from ups.core.runtime import RuntimeConfig
 from ups.core.schema import Schema, fingerprint
 from ups.data.task import TaskConfig
 from ups.inference.surrogate import InferenceConfig
-from ups.training.loop import SAME_SHARE
+from ups.training.stage_config import SAME_SHARE
 
 VERSIONS = {"operator": 2, "diff_residual": 1, "consistency_distill": 1, "steady_prior": 1}
 """raised by hand when a stage learns something else from the same config"""

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from ups.core.blocks import draw_for
 from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.ranks import ALONE, Part, Ranks
 from ups.core.runtime import (
     RuntimeConfig,
     compiled,
@@ -25,95 +26,10 @@ from ups.core.runtime import (
     reset_peak_memory,
     seed_all,
 )
-from ups.core.schema import Schema
 from ups.core.types import Progress, Report, Status
-from ups.training.guard import Exploded, GradientGuard, GuardConfig, clip_gradients
-from ups.training.optim import EmaConfig, OptimizerConfig, ScheduleConfig
+from ups.training.guard import Exploded, GradientGuard, clip_gradients
+from ups.training.stage_config import SAME_SHARE, LoggingConfig, StageConfig
 from ups.training.state import TrainState
-
-SAME_SHARE = 1e-9
-"""shares that differ by less are the same: one may be a quotient of steps, the other what somebody wrote"""
-
-
-class Change(Schema):
-    """Other settings of the optimizer from a share of the stage on; null leaves one as it was."""
-
-    share: float = Field(gt=0, lt=1)
-    """of the stage; the updates of batches that begin there or later"""
-    lr: float | None = Field(None, gt=0)
-    """instead of optimizer.lr; the schedule's factor goes on with it"""
-    weight_decay: float | None = Field(None, ge=0)
-    """instead of optimizer.weight_decay"""
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.lr is None and self.weight_decay is None:
-            raise ValueError("a change gives lr, weight_decay or both")
-        return self
-
-    @property
-    def settings(self) -> dict[str, float]:
-        """Those that it gives."""
-        given = {"lr": self.lr, "weight_decay": self.weight_decay}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class StageConfig(Schema):
-    """What every stage has of its own."""
-
-    epochs: int = Field(10, ge=0)
-    """0 or null: the stage is off"""
-    windows_per_trajectory: int = Field(4, ge=1)
-    """training windows drawn from each trajectory in an epoch"""
-    time_limit_seconds: float | None = Field(None, gt=0)
-    """ends the stage early; schedule and curricula then follow the larger share of steps and time, so that the
-    stage is complete when it ends. A run with a limit does not repeat bit for bit."""
-    batch_size: int = Field(16, ge=1)
-    accumulation_steps: int = Field(1, ge=1)
-    grad_clip: float | None = Field(1.0, gt=0)
-    grad_clip_per_param: bool = False
-    augment: bool = True
-    """random shifts and reflections where they are exact symmetries of the equation"""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    changes: tuple[Change, ...] = ()
-    """settings of the optimizer that change on the way: what population based training learns is such a list"""
-    schedule: ScheduleConfig = ScheduleConfig()
-    ema: EmaConfig = EmaConfig()
-    guard: GuardConfig = GuardConfig()
-    validations: int = Field(8, ge=1)
-    """validation scores are measured at the shares k/validations of the stage; milestones are some of these"""
-
-    @field_validator("epochs", mode="before")
-    @classmethod
-    def _null_is_off(cls, value: Any) -> Any:
-        return 0 if value is None else value
-
-    @field_validator("changes")
-    @classmethod
-    def _in_their_order(cls, changes: tuple[Change, ...]) -> tuple[Change, ...]:
-        shares = [change.share for change in changes]
-        if shares != sorted(set(shares)):
-            raise ValueError(f"shares must increase, got {shares}")
-        return changes
-
-    def changed(self, share: float) -> dict[str, float]:
-        """The settings of the optimizer that hold at a share of the stage in place of its first ones."""
-        settings: dict[str, float] = {}
-        for change in self.changes:
-            if share >= change.share - SAME_SHARE:
-                settings |= change.settings
-        return settings
-
-
-class LoggingConfig(Schema):
-    """How much is written while training. Does not change what is learned."""
-
-    log_every_n_steps: int = Field(20, ge=1)
-    checkpoint_every_n_epochs: int = Field(5, ge=1)
-    """besides the checkpoint at each validation"""
-    keep_at: tuple[float, ...] = ()
-    """shares of every stage, each with a validation, at which its state goes into the store: a run whose `changes`
-    begin there goes on from it"""
 
 
 class Stage(Protocol):
@@ -122,6 +38,8 @@ class Stage(Protocol):
     name: str
     model: nn.Module
     """what is trained, averaged and saved as best; frozen parts that a stage reads are not in it"""
+    part: Part
+    """the samples of every global batch that this rank has: all of them in a run of one"""
 
     @property
     def no_skill(self) -> float | None:
@@ -138,9 +56,10 @@ class Stage(Protocol):
     def batches_per_epoch(self) -> int: ...
 
     def loss(self, index: int, epoch: float, share: float) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the `index`-th batch and its terms.
+        """The loss of this rank's part of the `index`-th batch and its terms, all of them means over samples.
 
-        torch's global generator is seeded anew for every batch: what the loss draws from it, resuming repeats.
+        What is drawn for a batch is drawn for the whole of it and cut to the part. torch's global generator is seeded
+        anew for every batch: what the loss draws from it, resuming repeats.
         """
         ...
 
@@ -177,18 +96,28 @@ def train_stage(
     report: Report,
     resume: bool,
     keep: Callable[[float, float], None] = _keep_nothing,
+    ranks: Ranks = ALONE,
 ) -> StageResult:
     """Train to the end of the stage, or to the status that ends it; `folder` gets `best` and `last`.
 
     `keep` is called with the share and the seconds so far while both hold the state at a share of `logging.keep_at`.
     Expected failures are a status of the result; what `report` raises passes through, and `last` stays usable.
+
+    Of several `ranks` each calls this with the same arguments and a stage that was built with the same ranks; weights,
+    decisions and results agree. Only rank 0 validates, reads and writes `folder`, and calls `report` and `keep`.
+    Gradients are summed here and not by torch's DistributedDataParallel: that one hooks into `forward`, while stages
+    call whatever methods of their models they need, accumulate, and have the whole gradient judged before it is used.
     """
     guard = GradientGuard(stage.config.guard, stage.name)
     state = TrainState.start(stage.model, stage.config.optimizer.build(stage.model), guard)
     last = folder / "last.safetensors"
-    if resume and last.is_file():
-        state.restore(load_checkpoint(last))
-    run = _StageRun(stage, state, folder, facts, runtime, logging, report, keep)
+    found = ranks.lead(lambda: load_checkpoint(last) if resume and last.is_file() else None)
+    if found is not None:
+        state.restore(found)
+    run = _StageRun(stage, state, folder, facts, runtime, logging, report, keep, ranks)
+    run.leave_gradients_to_the_first()
+    if ranks.size > 1:
+        draw_for(stage.model, stage.part)
     reset_peak_memory(run.device)
     try:
         with (
@@ -229,6 +158,7 @@ class _StageRun:
     logging: LoggingConfig
     report: Report
     keep: Callable[[float, float], None]
+    ranks: Ranks
 
     def __post_init__(self) -> None:
         self.config = self.stage.config
@@ -254,36 +184,49 @@ class _StageRun:
             elif state.step % (self.logging.checkpoint_every_n_epochs * self.stage.batches_per_epoch) == 0:
                 self._save("last")
             if state.step % self.logging.log_every_n_steps == 0:
-                self.report(self._progress(loss, terms))
+                self._report(loss, terms)
         return Status.COMPLETE, ""
 
     def _step(self, share: float) -> tuple[float, dict[str, float]]:
-        state, config, model = self.state, self.config, self.stage.model
+        state, config, model, ranks = self.state, self.config, self.stage.model, self.ranks
         epoch = share * config.epochs
         seed_all(self.device, self.runtime.seed, self.stage.name, state.step)
         bf16 = self.runtime.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            loss, terms = self.stage.loss(state.step, epoch, share)
-        value = float(loss.detach())
+        loss, terms = torch.empty(()), dict[str, float]()
+
+        def forward() -> float:
+            nonlocal loss, terms
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+                loss, terms = self.stage.loss(state.step, epoch, share)
+            return float(loss.detach())
+
+        value = ranks.mean_of(forward, self.stage.part)
         self.state.guard.check_loss(value, state.step + 1)
-        (loss / config.accumulation_steps).backward()
+        with ranks.agreed():
+            (loss * self.stage.part.share / config.accumulation_steps).backward()
         state.step += 1
         if state.step % config.accumulation_steps == 0 or self.share() >= 1.0:
-            admitted, norm = state.guard.admits(model, state.step)
+            ranks.add_up(state.gradients)
+            admitted, norm = state.guard.admits(model, state.step, ranks)
             # a norm that is not finite was counted by the guard; the last finite one is what can be shown
             state.gradient_norm = norm if math.isfinite(norm) else state.gradient_norm
             if admitted:
-                clip_gradients(state.parameters, config.grad_clip, config.grad_clip_per_param, norm)
-                factor, changed = config.schedule.factor(share), config.changed(share)
-                for group in state.optimizer.param_groups:
-                    group["lr"] = changed.get("lr", group["initial_lr"]) * factor
-                    if "weight_decay" in changed and group["decays"]:
-                        group["weight_decay"] = changed["weight_decay"]
-                state.optimizer.step()
-                state.updates += 1
-                state.update_ema(config.ema.at(state.updates))
+                with ranks.agreed():
+                    self._update(share, norm)
             state.optimizer.zero_grad(set_to_none=True)
         return value, terms
+
+    def _update(self, share: float, norm: float) -> None:
+        state, config = self.state, self.config
+        clip_gradients(state.parameters, config.grad_clip, config.grad_clip_per_param, norm)
+        factor, changed = config.schedule.factor(share), config.changed(share)
+        for group in state.optimizer.param_groups:
+            group["lr"] = changed.get("lr", group["initial_lr"]) * factor
+            if "weight_decay" in changed and group["decays"]:
+                group["weight_decay"] = changed["weight_decay"]
+        state.optimizer.step()
+        state.updates += 1
+        state.update_ema(config.ema.at(state.updates))
 
     def _validation_is_due(self) -> bool:
         return self._reached() > len(self.state.milestones)
@@ -293,7 +236,7 @@ class _StageRun:
 
     def _validate(self, loss: float, terms: dict[str, float]) -> tuple[Status, str] | None:
         state = self.state
-        score = self.stage.score(state.ema)
+        score = self.ranks.lead(lambda: float(self.stage.score(state.ema)))
         self.stage.model.train()
         self._lap()
         no_skill = math.inf if self.stage.no_skill is None else self.stage.no_skill
@@ -315,8 +258,8 @@ class _StageRun:
         mark = self._reached() / self.config.validations
         if not stalled and any(abs(mark - share) < SAME_SHARE for share in self.logging.keep_at):
             # before the report: whoever hears of it may go on from there at once
-            self.keep(mark, state.seconds)
-        self.report(self._progress(loss, terms, score))
+            self.ranks.lead(lambda: self.keep(mark, state.seconds))
+        self._report(loss, terms, score)
         self._tick = time.perf_counter()
         if stalled:
             return Status.STALLED, (
@@ -324,6 +267,10 @@ class _StageRun:
                 f"the constant initial mean's {_shown(no_skill)}"
             )
         return None
+
+    def _report(self, loss: float, terms: dict[str, float], score: float | None = None) -> None:
+        means = self.ranks.means(terms, self.stage.part)
+        self.ranks.lead(lambda: self.report(self._progress(loss, means, score)))
 
     def _progress(self, loss: float, terms: dict[str, float], score: float | None = None) -> Progress:
         share = self.share()
@@ -346,9 +293,25 @@ class _StageRun:
         now = time.perf_counter()
         self.state.seconds += now - self._tick
         self._tick = now
+        if self.config.time_limit_seconds is not None:
+            # then time decides, and every rank has its own
+            self.state.seconds = self.ranks.first(self.state.seconds)
+
+    def leave_gradients_to_the_first(self) -> None:
+        """Of a gradient that is whole but not complete, rank 0 has the part so far; the others add to nothing."""
+        if not self.ranks.is_first:
+            for gradient in self.state.gradients:
+                gradient.zero_()
 
     def _save(self, name: str) -> None:
         """`best` holds the averaged weights alone, under the model's names; `last` holds all of the state."""
+        if name == "last":
+            # a checkpoint between the batches of one update holds what all ranks have accumulated
+            self.ranks.add_up(self.state.gradients)
+            self.leave_gradients_to_the_first()
+        self.ranks.lead(lambda: self._write(name))
+
+    def _write(self, name: str) -> None:
         path = self.folder / f"{name}.safetensors"
         if name == "best":
             tensors = {f"model.{key}": value for key, value in self.state.ema.state_dict().items()}

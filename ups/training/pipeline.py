@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 from ups.core.artifacts import ArtifactStore
 from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ups.core.leases import Lease, LeaseLost
+from ups.core.ranks import ALONE, Ranks
 from ups.core.runtime import (
     RuntimeConfig,
     deterministic_mode,
@@ -41,7 +42,8 @@ from ups.models.corrector import Corrector, Student
 from ups.training.flow_matching import PairStageConfig
 from ups.training.latents import VERSION as LATENTS_VERSION
 from ups.training.latents import Pairs, open_pairs, residual_scale, write_pairs
-from ups.training.loop import LoggingConfig, Stage, StageConfig, StageResult, train_stage
+from ups.training.loop import Stage, StageResult, train_stage
+from ups.training.stage_config import LoggingConfig, StageConfig
 from ups.training.stages.consistency_distill import ConsistencyDistillStage
 from ups.training.stages.diff_residual import DiffResidualStage
 from ups.training.stages.operator import OperatorStage
@@ -114,7 +116,11 @@ class StageSummary:
 
 @dataclass
 class Pipeline:
-    """Trains the stages of one run into `folder`; `surrogate` is the untrained predictor."""
+    """Trains the stages of one run into `folder`; `surrogate` is the untrained predictor.
+
+    Of several ranks each has a pipeline. Rank 0's deals with the store and the folder, and the others learn from it
+    what was found; they need the store itself for latents alone, which are read from it.
+    """
 
     config: ModelConfig
     stages: StagesConfig
@@ -134,6 +140,7 @@ class Pipeline:
     """what the state of a stage at a share of it is called there; None: no such state is looked for, or put there"""
     wait: bool = True
     """for a stage that another process trains right now; else StageBusy is raised"""
+    ranks: Ranks = ALONE
     summaries: dict[str, StageSummary] = field(default_factory=dict)
     milestones: dict[str, float] = field(default_factory=dict)
     corrections: dict[str, Corrector] = field(default_factory=dict)
@@ -154,7 +161,8 @@ class Pipeline:
             if result.status is not Status.COMPLETE:
                 return result.status, result.reason
         if self.config.ttc.enabled:
-            self._add_search()
+            # rank 0 alone deploys
+            self.ranks.lead(self._add_search)
         return Status.COMPLETE, ""
 
     @property
@@ -199,11 +207,8 @@ class Pipeline:
         """The stage's result and whether it was found; afterwards its weights are in place."""
         folder = self.folder / "checkpoints" / name
         # a run that is resumed has its own copy of what it finished, even where the store was emptied since
-        if self.resume and (folder / _RESULT).is_file():
-            result = _load_result(folder / _RESULT)
-            reused = bool(json.loads((folder / _RESULT).read_text()).get("reused"))
-        else:
-            result, reused = self._find_or_train(name, folder)
+        own = self.ranks.lead(lambda: _load_own(folder / _RESULT) if self.resume else None)
+        result, reused = own or self._find_or_train(name, folder)
         if result.status is Status.COMPLETE:
             self._load(name, folder)
         return result, reused
@@ -212,18 +217,34 @@ class Pipeline:
         """Of all runs that need the stage now one trains it."""
         key, needs = self.keys[name], [] if name == "operator" else [self._latents(name)[0]]
         while True:
-            found = self._find(key, folder)
+            found = self.ranks.lead(lambda: self._find(key, folder))
             if found is not None:
                 return found, True
-            lease = self.store.claim(key, name, folder=folder, reads=needs, wait=self.wait)
-            if lease is None:
-                continue
             try:
-                with lease:
-                    return self._train(name, folder, lease), False
+                with self._claim(key, name, folder, needs) as (claimed, lease):
+                    if claimed:
+                        return self._train(name, folder, lease), False
             except LeaseLost:  # this process was suspended, and what it trained is another's by now
                 if name == "operator":
                     self._start_anew()
+
+    @contextlib.contextmanager
+    def _claim(
+        self, key: str, what: str, folder: Path | None = None, reads: Sequence[str] = ()
+    ) -> Iterator[tuple[bool, Lease | None]]:
+        """Whether this run has the right to make an artifact, which somebody else may have published meanwhile; and
+        the lease, which rank 0 has."""
+        lease: Lease | None = None
+        with contextlib.ExitStack() as stack:
+
+            def claim() -> bool:
+                nonlocal lease
+                lease = self.store.claim(key, what, folder=folder, reads=reads, wait=self.wait)
+                if lease is not None:
+                    stack.enter_context(lease)
+                return lease is not None
+
+            yield self.ranks.lead(claim), lease
 
     def _find(self, key: str, folder: Path) -> StageResult | None:
         """Copy a finished stage from the store; None if there is none."""
@@ -242,7 +263,7 @@ class Pipeline:
         write_atomic(folder / _RESULT, json.dumps({**_plain(result), "reused": True}).encode())
         return result
 
-    def _train(self, name: str, folder: Path, lease: Lease) -> StageResult:
+    def _train(self, name: str, folder: Path, lease: Lease | None) -> StageResult:
         """Train the stage, from where an earlier holder of the lease left it, and publish it."""
         key, begin = self.keys[name], time.perf_counter()
         stage = self.build_stage(name)
@@ -255,16 +276,24 @@ class Pipeline:
             runtime=self.runtime,
             logging=self.logging,
             report=self._reporter(name, lease),
-            resume=take_over(folder, key, lease.remains) or self._fork(name, folder, facts),
+            resume=self.ranks.lead(
+                lambda: take_over(folder, key, lease.remains if lease else ()) or self._fork(name, folder, facts)
+            ),
             keep=partial(self._keep, name, folder),
+            ranks=self.ranks,
         )
         result = replace(result, seconds=result.seconds + prepared)
+        self.ranks.lead(lambda: self._publish(name, folder, result, lease))
+        return result
+
+    def _publish(self, name: str, folder: Path, result: StageResult, lease: Lease | None) -> None:
+        """Write down how a stage ended; where that holds for every run, in the store, too."""
         write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
         if self._is_for_all(result):
             fill: Callable[[Path], None] = lambda temporary: _copy_stage(folder, temporary, result)  # noqa: E731
-            self.store.publish(key, fill, what=name, seconds=result.seconds)
+            self.store.publish(self.keys[name], fill, what=name, seconds=result.seconds)
+            assert lease is not None
             lease.settle()
-        return result
 
     def _fork(self, name: str, folder: Path, facts: Mapping[str, Any]) -> bool:
         """Begin the stage at the latest of its changes up to which an equal run has left its state in the store."""
@@ -341,7 +370,7 @@ class Pipeline:
         """The stage, untrained, on top of what was trained or found before it."""
         seed = self.runtime.seed
         if name == "operator":
-            return OperatorStage(self.stages.operator, self.surrogate, self.task, self.runtime)
+            return OperatorStage(self.stages.operator, self.surrogate, self.task, self.runtime, self.ranks)
         config = getattr(self.stages, name)
         pairs = self._pairs(name)
         frozen = self.surrogate.eval().requires_grad_(False)
@@ -350,10 +379,10 @@ class Pipeline:
             assert isinstance(correction, Student)
             teacher = self.corrections["diffusion"]
             correction.load_state_dict(teacher.state_dict())
-            return ConsistencyDistillStage(config, correction, teacher, frozen, self.task, pairs, seed)
+            return ConsistencyDistillStage(config, correction, teacher, frozen, self.task, pairs, seed, self.ranks)
         correction.scale.fill_(residual_scale(pairs))
         stage = {"diff_residual": DiffResidualStage, "steady_prior": SteadyPriorStage}[name]
-        return stage(config, correction, frozen, self.task, pairs, seed)
+        return stage(config, correction, frozen, self.task, pairs, seed, self.ranks)
 
     def _new(self, name: str) -> Corrector:
         """The untrained correction of a stage, determined by the seed."""
@@ -363,7 +392,7 @@ class Pipeline:
         return correction.to(self.surrogate.reference_F.device)
 
     def _load(self, name: str, folder: Path) -> None:
-        weights = load_checkpoint(folder / "best.safetensors").group("model")
+        weights = self.ranks.lead(lambda: load_checkpoint(folder / "best.safetensors").group("model"))
         if name == "operator":
             self.surrogate.load_state_dict(weights)
         else:
@@ -389,16 +418,20 @@ class Pipeline:
         """The latents that a later stage trains on, encoded once."""
         key, what = self._latents(name)
         while True:
-            found = self.store.find(key)
+            found = self.ranks.lead(lambda: self.store.find(key))
             if found is not None:
-                with contextlib.suppress(FileNotFoundError):  # a collection removed it this moment
+                # a collection removed it this moment
+                with contextlib.suppress(FileNotFoundError), self.ranks.agreed():
                     return open_pairs(found)
-            lease = self.store.claim(key, "latents", wait=self.wait)
-            if lease is not None:
-                with lease:
-                    fill = partial(write_pairs, surrogate=self.surrogate.eval(), task=self.task, **what)
-                    self.store.publish(key, fill, what="latents")
-                    lease.settle()
+            with self._claim(key, "latents") as (claimed, lease):
+                if claimed:
+                    self.ranks.lead(lambda: self._make_pairs(key, what, lease))
+
+    def _make_pairs(self, key: str, what: Mapping[str, Any], lease: Lease | None) -> None:
+        fill = partial(write_pairs, surrogate=self.surrogate.eval(), task=self.task, **what)
+        self.store.publish(key, fill, what="latents")
+        assert lease is not None
+        lease.settle()
 
     def _note(self, name: str, result: StageResult, reused: bool) -> None:
         """Keep the account of a stage, and decide whether it is deployed."""
@@ -431,10 +464,11 @@ class Pipeline:
             return score
         return min(score, self._best) if forced == "auto" else self._best
 
-    def _reporter(self, name: str, lease: Lease) -> Report:
+    def _reporter(self, name: str, lease: Lease | None) -> Report:
         """Progress with the score of what would be deployed; the stage's own is a detail."""
 
         def report(progress: Progress) -> None:
+            assert lease is not None, "rank 0 alone reports"
             lease.check()
             if progress.score is not None and name != "operator":
                 detail = {**progress.detail, "stage_score": progress.score}
@@ -465,6 +499,13 @@ def _copy_stage(folder: Path, temporary: Path, result: StageResult) -> None:
 
 def _plain(result: StageResult) -> dict[str, Any]:
     return {**asdict(result), "status": str(result.status)}
+
+
+def _load_own(path: Path) -> tuple[StageResult, bool] | None:
+    """How a stage ended in this run and whether it was found then; None if it did not end."""
+    if not path.is_file():
+        return None
+    return _load_result(path), bool(json.loads(path.read_text()).get("reused"))
 
 
 def _load_result(path: Path) -> StageResult:

@@ -42,6 +42,11 @@ class TrainState:
         ema.requires_grad_(False)
         return cls(model, ema, optimizer, guard)
 
+    @property
+    def gradients(self) -> list[Tensor]:
+        """Those that there are, in the order of the parameters: the same ones on every rank."""
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
     @torch.no_grad()  # else the average drags the graph of every update behind it
     def update_ema(self, decay: float) -> None:
         torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ups.core.ranks import ALONE, Ranks
 from ups.core.runtime import generator
 from ups.data.task import Task
 from ups.inference.surrogate import Correction, InferenceConfig, Surrogate
@@ -34,6 +35,7 @@ class ConsistencyDistillStage:
         task: Task,
         pairs: Pairs,
         seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
         self.model: nn.Module = student
@@ -42,6 +44,7 @@ class ConsistencyDistillStage:
         self.surrogate = surrogate
         self.validation = task.validation
         self.sampler = PairSampler(pairs, config.batch_size, seed)
+        self.part = ranks.part(self.sampler.batch_size)
         self.seed = seed
         self.no_skill: float | None = None
 
@@ -51,19 +54,22 @@ class ConsistencyDistillStage:
 
     def loss(self, index: int, epoch: float, share: float) -> tuple[Tensor, dict[str, float]]:
         """Squared distance to the teacher's end point from a random point of its trajectory, start included."""
-        latent, base, _, features = self.sampler.batch(index, self.student.scale.device)
+        part = self.part
+        latent, base, _, features = self.sampler.batch(index, self.student.scale.device, part)
         draw = generator(self.seed, "distillation", index)
-        noise = torch.randn(base.shape, generator=draw).to(base)
+        noise = torch.randn((part.of, *base.shape[1:]), generator=draw)[part.rows].to(base)
         path = teacher_path(self.teacher, self.surrogate.inference, noise, base, latent, features)
         steps = path.shape[1] - 1
-        place_B = torch.randint(0, steps, (len(base),), generator=draw).to(base.device)
+        place_B = torch.randint(0, steps, (part.of,), generator=draw)
         # half of the batch at the start, where one-step sampling begins
-        place_B[: len(base) // 2] = 0
+        place_B[: part.of // 2] = 0
+        place_B = place_B[part.rows].to(base.device)
         x = path[torch.arange(len(base), device=base.device), place_B]
         end = self.student.end_point(x, place_B / steps, base, latent, features)
-        error = (end - path[:, -1]).square().mean()
-        distance = (error.detach() / path[:, -1].square().mean().clamp_min(1e-12)).sqrt()
-        return error, {"distance": float(distance)}
+        error_B = (end - path[:, -1]).square().mean((1, 2))
+        # of each sample, so that parts of a batch can be averaged
+        distance_B = (error_B.detach() / path[:, -1].square().mean((1, 2)).clamp_min(1e-12)).sqrt()
+        return error_B.mean(), {"distance": float(distance_B.mean())}
 
     def score(self, model: nn.Module) -> float:
         assert isinstance(model, Student)

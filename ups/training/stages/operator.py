@@ -5,14 +5,15 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
+from ups.core.ranks import ALONE, Ranks
 from ups.core.runtime import RuntimeConfig
 from ups.data.task import Task
 from ups.evaluation.evaluate import score
 from ups.evaluation.rows import no_skill
 from ups.inference.surrogate import Surrogate
 from ups.training.batches import Batch, WindowSampler
-from ups.training.loop import StageConfig
 from ups.training.losses import LossesConfig, operator_loss
+from ups.training.stage_config import StageConfig
 
 
 class OperatorStage:
@@ -28,7 +29,9 @@ class OperatorStage:
 
     name = "operator"
 
-    def __init__(self, config: Config, surrogate: Surrogate, task: Task, runtime: RuntimeConfig) -> None:
+    def __init__(
+        self, config: Config, surrogate: Surrogate, task: Task, runtime: RuntimeConfig, ranks: Ranks = ALONE
+    ) -> None:
         config.losses.check(task.spec, symmetry=surrogate.symmetry, has_latent=surrogate.has_latent)
         self.config = config
         self.model: nn.Module = surrogate
@@ -39,6 +42,7 @@ class OperatorStage:
         self.sampler = WindowSampler.of_task(
             task, config.batch_size, config.windows_per_trajectory, runtime.seed, config.augment
         )
+        self.part = ranks.part(config.batch_size)
         self.no_skill: float | None = score(no_skill(task.spec, task.normalizer), task.validation)
 
     @property
@@ -50,7 +54,7 @@ class OperatorStage:
         frames = self.sampler.trajectories.fields_STXC.shape[1]
         steps = min(losses.rollout.steps_at(share, index), frames - 1)
         device = self.surrogate.reference_F.device
-        batch = self.sampler.batch(index, steps + 1)
+        batch = self.sampler.batch(index, steps + 1, self.part)
         queries_Q = losses.queries.draw(self.surrogate.spec.cells, self.seed, index)
         return operator_loss(
             self.surrogate,
