@@ -35,7 +35,14 @@ def search(
     ] = None,
     trials: Annotated[int | None, typer.Option(help="In total, over all resumes. [the space's]")] = None,
     time_budget: Annotated[str | None, typer.Option(help="From now on, such as 30m or 2h. [the space's]")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Trials at a time. [as many as CPUs hold]")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Trials at a time. [as many as fit]")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a Ray cluster that runs already: auto, or host:port of its head. [this machine alone]",
+            metavar="ADDR",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="STUDY folder. [runs/NAME-OF-SPACE]")] = None,
     store: Annotated[
         Path | None, typer.Option(help="Where finished stages live; studies may share it. [STUDY/store]")
@@ -55,7 +62,7 @@ def search(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Search the settings of a run on this machine.
+    """Search the settings of a run, on this machine or on a cluster.
 
     Example: ups search demo --trials 20 --out runs/demo
     """
@@ -85,7 +92,7 @@ def search(
 
     out = out or Path("runs") / Path(space).stem
     with _view(str(out), quiet) as view:
-        summary = run_search(plan, out, resume=resume, view=view)
+        summary = run_search(plan, out, resume=resume, view=view, address=address)
     if json:
         _print_json(summary)
     else:
