@@ -180,6 +180,31 @@ def report(
     print(write_report(study, out or study / "report.html"))
 
 
+@app.command("doctor")
+def doctor(
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a Ray cluster: auto, or host:port of its head. [this machine]", metavar="ADDR"),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URI that every node has to reach.", metavar="URI")
+    ] = None,
+) -> None:
+    """Check what a search needs before a night is spent: cluster, token, dashboard, versions, GPUs, disks, store.
+
+    Example: ups doctor --address auto --store s3://bucket/studies
+    """
+    from tune.doctor import examine
+
+    wrong = 0
+    for finding in examine(address, store):
+        wrong += not finding.ok
+        print(finding, flush=True)
+    if wrong:
+        say(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong", 1)
+        raise typer.Exit(1)
+
+
 def _view(title: str, quiet: bool) -> Any:
     """A context manager that gives the view of a search."""
     from rich.console import Console

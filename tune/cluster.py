@@ -7,6 +7,7 @@ import tune.ray_env  # isort: skip  (before Ray)
 import contextlib
 import logging
 import os
+import socket
 import time
 import uuid
 import warnings
@@ -119,6 +120,7 @@ def joined(address: str) -> Generator[None]:
             f"--address: auto or host:port of the head, got {address}; a search has to run on a machine of the "
             "cluster: log in there, or use `ray job submit`"
         )
+    _check_answers(address)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     with warnings.catch_warnings(), _variables(RAY_gcs_server_port_wait_time_s=str(CONNECT_SECONDS)):
         warnings.simplefilter("ignore")
@@ -138,6 +140,18 @@ def joined(address: str) -> Generator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """See that something listens there: where nothing does, Ray tries for minutes."""
+    try:
+        place = ray._private.services.canonicalize_bootstrap_address(address)
+        host, _, port = (place or "").rpartition(":")
+        if not host or not port.isdigit():
+            raise ConnectionError("no cluster was started on this machine")
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(_why_not(address, error)) from error
 
 
 def _why_not(address: str, error: BaseException) -> str:
