@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import tune
@@ -155,23 +155,30 @@ def _check_answers(address: str) -> None:
 
 
 def _why_not(address: str, error: BaseException) -> str:
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(cause)
-    refused = next((each for each in causes if isinstance(each, AuthenticationError)), None)
-    if refused is None:
-        return (
-            f"--address: no Ray cluster answers at {address}; start one with `ray start --head` on this machine or "
-            "join it with `ray start --address HEAD:6379`"
-        )
-    if "no authentication token" in str(refused):
+    said = ""
+    cause: BaseException | None = error
+    while cause is not None:
+        # Ray quotes what went wrong below, and does not chain it
+        said += f"{type(cause).__name__}: {cause}\n"
+        cause = cause.__cause__ or cause.__context__
+    if "no authentication token" in said:
         return (
             f"--address: the cluster at {address} needs a token, and there is none here; set RAY_AUTH_TOKEN, "
             "RAY_AUTH_TOKEN_PATH, or copy the head's ~/.ray/auth_token"
         )
+    if "InvalidAuthToken" in said or "AuthenticationError" in said:
+        return (
+            f"--address: the cluster at {address} does not accept this token; every node and driver needs the same "
+            "one (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token of the head), and RAY_AUTH_MODE=token"
+        )
+    if "Version mismatch" in said:
+        return (
+            f"--address: the cluster at {address} runs another version of Python or Ray than this process; "
+            "install what constraints.txt says on every node, or use one image"
+        )
     return (
-        f"--address: the cluster at {address} does not accept this token; every node and driver needs the same one "
-        "(RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token of the head), and RAY_AUTH_MODE=token"
+        f"--address: no Ray cluster answers at {address}; start one with `ray start --head` on this machine or "
+        "join it with `ray start --address HEAD:6379`"
     )
 
 
