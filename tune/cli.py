@@ -60,7 +60,7 @@ def train(
 
         check_folder(run_config, folder, resume)  # before Ray starts
         of_run = workers_of_this_machine(workers, run_config)
-        with embedded_ray(workers * of_run.cpus, workers * int(of_run.gpus)):
+        with embedded_ray(workers * of_run.each.cpus, workers * int(of_run.each.gpus)):
             return train_distributed(run_config, folder, report, workers=of_run, resume=resume)
 
     train_and_show(config, overrides, out, on_workers)
@@ -74,9 +74,16 @@ def search(
     ] = None,
     trials: Annotated[int | None, typer.Option(help="In total, over all resumes. [the space's]")] = None,
     time_budget: Annotated[str | None, typer.Option(help="From now on, such as 30m or 2h. [the space's]")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Trials at a time. [as many as CPUs hold]")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Trials at a time. [as many as fit]")] = None,
     workers_per_trial: Annotated[
         int | None, typer.Option(help="Processes that train one trial together. [the space's]", min=1)
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a Ray cluster that runs already: auto, or host:port of its head. [this machine alone]",
+            metavar="ADDR",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="STUDY folder. [runs/NAME-OF-SPACE]")] = None,
     store: Annotated[
@@ -97,7 +104,7 @@ def search(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Search the settings of a run on this machine.
+    """Search the settings of a run, on this machine or on a cluster.
 
     Example: ups search demo --trials 20 --out runs/demo
     """
@@ -128,7 +135,7 @@ def search(
 
     out = out or Path("runs") / Path(space).stem
     with _view(str(out), quiet) as view:
-        summary = run_search(plan, out, resume=resume, view=view)
+        summary = run_search(plan, out, resume=resume, view=view, address=address)
     if json:
         _print_json(summary)
     else:
@@ -214,6 +221,31 @@ def report(
     from tune.report import write_report
 
     print(write_report(study, out or study / "report.html"))
+
+
+@app.command("doctor")
+def doctor(
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a Ray cluster: auto, or host:port of its head. [this machine]", metavar="ADDR"),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URI that every node has to reach.", metavar="URI")
+    ] = None,
+) -> None:
+    """Check what a search needs before a night is spent: cluster, token, dashboard, versions, GPUs, disks, store.
+
+    Example: ups doctor --address auto --store s3://bucket/studies
+    """
+    from tune.doctor import examine
+
+    wrong = 0
+    for finding in examine(address, store):
+        wrong += not finding.ok
+        print(finding, flush=True)
+    if wrong:
+        say(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong", 1)
+        raise typer.Exit(1)
 
 
 def _view(title: str, quiet: bool) -> Any:

@@ -14,7 +14,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
+from tune.placement import Demand
 from ups.config import RunConfig
 from ups.core.ranks import RankLost, Ranks
 from ups.core.runtime import pick_device, write_atomic
@@ -53,15 +54,8 @@ class Workers:
     """The processes of one run."""
 
     count: int
-    cpus: int = 1
-    """of each, which are its threads where the config leaves them open"""
-    gpus: float = 0
-    """of each"""
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """Of one of them, in Ray's words."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+    each: Demand = field(default_factory=lambda: Demand(1))
+    """what one of them takes; its CPUs are its threads where the config leaves them open"""
 
 
 def train_distributed(
@@ -90,7 +84,7 @@ def train_distributed(
         "config": config.model_dump(mode="json"),
         "out": str(out.absolute()),
         "directory": os.getcwd(),
-        "threads": workers.cpus,
+        "threads": workers.each.cpus,
         "settings": {"evaluate_on": evaluate_on, "busy": busy, "store": None if store is None else str(store)},
     }
     trainer = _Trainer(
@@ -100,11 +94,11 @@ def train_distributed(
         train_loop_config=request,
         torch_config=TorchConfig(
             # what ranks tell each other is on the CPU; gradients are where the model is
-            backend="cpu:gloo,cuda:nccl" if workers.gpus else "gloo",
+            backend="cpu:gloo,cuda:nccl" if workers.each.gpus else "gloo",
             timeout_s=PATIENCE_SECONDS,
         ),
         scaling_config=ScalingConfig(
-            num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=workers.resources
+            num_workers=workers.count, use_gpu=workers.each.gpus > 0, resources_per_worker=workers.each.bundle()
         ),
         run_config=TrainRunConfig(
             name=folder.name,
@@ -138,7 +132,7 @@ def workers_of_this_machine(count: int, config: RunConfig) -> Workers:
     """`count` workers that share its CPUs, with a GPU each where the config runs on GPUs."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = 1 if pick_device(config.runtime.device).type == "cuda" else 0
-    return Workers(count, config.runtime.threads or max(1, cpus // count), gpus)
+    return Workers(count, Demand(config.runtime.threads or max(1, cpus // count), gpus))
 
 
 def _exchange(out: Path) -> Path:

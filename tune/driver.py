@@ -67,8 +67,9 @@ class Driver:
         self._space = study.plan.space
         self._study = study
         self._check, self._keys, self._clock = check, keys, clock
-        self._wanted = self._config.strategy.trials
-        self._concurrency = concurrency
+        self.wanted = self._config.strategy.trials
+        self.concurrency = concurrency
+        """trials at a time; follows the cluster while nodes join and leave"""
         self._view = view
         self._proposer = Proposer(study)
         self._prunes = self._config.strategy.scheduler != "none"
@@ -115,7 +116,7 @@ class Driver:
     @property
     def has_work(self) -> bool:
         """Whether any trial of the study has not ended."""
-        return len(self.records) < self._wanted or self._proposer.may_come_back
+        return len(self.records) < self.wanted or self._proposer.may_come_back
 
     @property
     def is_over(self) -> bool:
@@ -131,7 +132,7 @@ class Driver:
             ready = self._unpark()
             if ready is not None:
                 return ready.trial
-            if len(self.parked) >= self._concurrency or (self._batch is not None and self._batch.is_full):
+            if len(self.parked) >= self.concurrency or (self._batch is not None and self._batch.is_full):
                 return None
             if self._is_too_late():
                 self._stop_asking(LATE)
@@ -141,7 +142,7 @@ class Driver:
             if trial is None:
                 population = self._proposer.population
                 spent = SETTLED if population is not None and not population.needs_founder else EXHAUSTED
-                self._stop_asking(None if self._proposer.asked >= self._wanted else spent)
+                self._stop_asking(None if self._proposer.asked >= self.wanted else spent)
                 return None
             if self._batch is not None:
                 self._batch.start(trial.number)
@@ -219,7 +220,7 @@ class Driver:
     def snapshot(self) -> Snapshot:
         base = self.records.get(0)
         return Snapshot(
-            wanted=self._wanted,
+            wanted=self.wanted,
             states=self._states,
             running=tuple(self.running.values()),
             best=self._best,
@@ -456,6 +457,6 @@ class Driver:
         """Mean time of the latest trials times what is left, shared by the workers."""
         left = None
         if self._spent:
-            left = sum(self._spent) / len(self._spent) * max(0, self._wanted - ended) / self._concurrency
+            left = sum(self._spent) / len(self._spent) * max(0, self.wanted - ended) / self.concurrency
         until = self._seconds_left
         return left if until is None else until if left is None else min(left, until)

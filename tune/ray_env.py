@@ -1,12 +1,17 @@
 """Settings that Ray reads when it is imported: whoever imports Ray imports this module first.
 
-They hold for this process and, as they are its environment, for the workers that it starts.
+They hold for this process and, as they are its environment, for the workers that it starts. Workers of a cluster that
+runs already are started by others: these are sent `FOR_WORKERS`, and nothing else of this process's environment, in
+which the user's secrets are.
 """
 
 from __future__ import annotations
 
 import os
 
+FOR_WORKERS = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # else a cluster at a given address is joined without one
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative data files stay where the user wrote them
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

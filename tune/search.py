@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from tune.cluster import Pool, check_shared, grows, joined, live_nodes, this_machine
 from tune.driver import Driver
 from tune.fit import fit_to_data, keys_on
 from tune.objectives import best_of
 from tune.pbt import space_of_workers
 from tune.pinning import pin_study
+from tune.placement import GIB
 from tune.running import NoView, View
 from tune.space import Resources, SearchConfig
 from tune.study import OpenStudy, Plan, TrialRecord, diverged_shares, load_study, store_folder
@@ -81,39 +84,38 @@ def run_search(
     resume: bool = False,
     view: View | None = None,
     trainer: Trainer | None = None,
+    address: str | None = None,
 ) -> Summary:
     """Run a search to its last trial, its time budget, or a signal; then it can be resumed.
 
     Args:
         trainer: what trains a config; None is `ups.run.train_run`, anything else is not asked for data.
+        address: of a cluster that runs already; None is a Ray of this process alone.
 
     Raises:
-        UserError: the data cannot be read, the base does not fit it, or the folder cannot be taken.
+        UserError: the data cannot be read, the base does not fit it, the folder cannot be taken, the cluster cannot
+            be joined, or no trial could ever run there.
     """
     check, keys = (_no_check, keys_on("")) if trainer else fit_to_data(plan)
-    resources = plan.config.resources
-    cpus = resources.cpus_per_trial
-    concurrency = max(1, _cpus() // cpus) if resources.concurrency == "auto" else resources.concurrency
-    concurrency = min(concurrency, plan.config.strategy.trials)
     start = time.monotonic()
-    with OpenStudy(folder, plan, resume=resume) as study:
+    with pool_of(plan.config.resources, address) as pool, OpenStudy(folder, plan, resume=resume) as study:
         driver = Driver(
             study,
             check=check,
             keys=keys,
-            concurrency=concurrency,
+            concurrency=min(pool.limit(), plan.config.strategy.trials),
             time_budget=plan.config.budget.seconds,
             view=view or NoView(),
         )
         store = store_folder(study.folder, plan.config)
         space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
-        function = trial_function(
-            study.folder, store, space, resources.cpus_per_worker, trainer, limit, resources.workers_per_trial
-        )
+        function = trial_function(study.folder, store, space, trainer, limit, pool.workers, pool.demand)
         with _stop_on_signal(driver) as signals:
             if driver.has_work:
-                with embedded_ray(concurrency * cpus):
-                    _run_tune(driver, function, _resources(resources), concurrency, study.folder)
+                with _started(pool, plan.config.strategy.trials) if address is None else nullcontext():
+                    if address is not None:
+                        check_shared(study.folder)
+                    _run_tune(driver, function, pool, study.folder)
         if trainer is None:
             pin_study(load_study(folder), ArtifactStore(store))
         return Summary(
@@ -128,7 +130,28 @@ def run_search(
 
 
 @contextlib.contextmanager
-def embedded_ray(cpus: int, gpus: int = 0) -> Iterator[None]:
+def pool_of(resources: Resources, address: str | None) -> Iterator[Pool]:
+    """Where the trials of a search run; a Ray of this process alone is not started yet.
+
+    Raises:
+        UserError: as `joined` and `Pool`.
+    """
+    with nullcontext() if address is None else joined(address):
+        if address is None and not ray.is_initialized():
+            node = this_machine(resources)
+            yield Pool(resources, lambda: [node], grows=False)
+        else:
+            yield Pool(resources, live_nodes, grows=grows())
+
+
+def _started(pool: Pool, trials: int) -> contextlib.AbstractContextManager[None]:
+    """The Ray of this process, with room for as many trials as there are going to be."""
+    node, cpus = pool.nodes()[0], min(pool.limit(), trials) * pool.workers * pool.demand.cpus
+    return embedded_ray(cpus, round(node.gpus), node.memory_gib)
+
+
+@contextlib.contextmanager
+def embedded_ray(cpus: int, gpus: int = 0, memory_gib: float | None = None) -> Iterator[None]:
     """A Ray of this process alone, on the loopback address and quiet; one that is already there is used and kept."""
     if ray.is_initialized():
         yield
@@ -148,6 +171,7 @@ def embedded_ray(cpus: int, gpus: int = 0) -> Iterator[None]:
                 object_store_memory=100 * 2**20,
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
+                _memory=None if memory_gib is None else int(memory_gib * GIB),
                 _node_ip_address="127.0.0.1",
                 _temp_dir=temporary,
             )
@@ -157,29 +181,28 @@ def embedded_ray(cpus: int, gpus: int = 0) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _resources(resources: Resources) -> dict[str, float]:
+def _resources(pool: Pool) -> ray_tune.PlacementGroupFactory:
     """What the process of a trial has of its own, in Tune's words.
 
     A trial of several workers only watches them. It must not have a share of a CPU, which would cost a worker a whole
     one; and its place is the head of the cluster, which every Ray has and nobody reclaims.
     """
-    if resources.workers_per_trial == 1:
-        return {"cpu": resources.cpus_per_worker}
-    return {"cpu": 0, HEAD_NODE_RESOURCE_NAME: 0.001}
+    alone = pool.workers == 1
+    return ray_tune.PlacementGroupFactory([pool.demand.bundle() if alone else {HEAD_NODE_RESOURCE_NAME: 0.001}])
 
 
-def _run_tune(driver: Driver, function: Any, resources: dict[str, float], concurrency: int, folder: Path) -> None:
+def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     names: dict[str, int] = {}
     shutil.rmtree(folder / "ray", ignore_errors=True)
     try:
         tuner = ray_tune.Tuner(
-            ray_tune.with_resources(function, resources),
+            ray_tune.with_resources(function, _resources(pool)),
             tune_config=ray_tune.TuneConfig(
-                search_alg=_Searcher(driver, names, folder),
+                search_alg=_Searcher(driver, names, pool, folder),
                 scheduler=_Scheduler(driver),
                 num_samples=-1,
-                max_concurrent_trials=concurrency,
+                max_concurrent_trials=driver.wanted,  # not a limit: the searcher asks the pool
                 reuse_actors=True,
             ),
             run_config=ray_tune.RunConfig(
@@ -205,13 +228,18 @@ class _DriverSide:
 class _Searcher(_DriverSide, Searcher):
     """Asks the driver for trials, and tells it how they ended."""
 
-    def __init__(self, driver: Driver, names: dict[str, int], study: Path) -> None:
+    def __init__(self, driver: Driver, names: dict[str, int], pool: Pool, study: Path) -> None:
         super().__init__()
         self._driver = driver
         self._numbers = names
+        self._pool = pool
         self._study = study
 
     def suggest(self, trial_id: str) -> Any:
+        limit = self._pool.limit()
+        self._driver.concurrency = min(limit, self._driver.wanted)
+        if len(self._numbers) >= limit and not self._driver.is_over:
+            return None
         trial = self._driver.next()
         if trial is None:
             return Searcher.FINISHED if self._driver.is_over else None
@@ -298,7 +326,3 @@ def _stop_on_signal(driver: Driver) -> Iterator[list[int]]:
 
 def _no_check(config: RunConfig) -> None:
     return None
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

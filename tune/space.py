@@ -85,8 +85,12 @@ class Resources(Schema):
     cpus_per_worker: int = Field(1, ge=1)
     workers_per_trial: int = Field(1, ge=1)
     """processes that train one trial together, each on its part of every batch; see `tune.distributed`"""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """whole ones, or a share of one, such as 0.25; auto is one where there are any"""
+    memory_gib_per_worker: float | None = Field(None, gt=0)
+    """of the node's memory, for placement: a worker is given a node that has it left; null does not count memory"""
     concurrency: int | Literal["auto"] = "auto"
-    """trials at a time; auto is what the machine's CPUs hold"""
+    """trials at a time; auto is what the machine, or the cluster as it is at the moment, holds"""
     store: str | None = None
     """folder of finished stages, which several studies may share; null is STUDY/store"""
     study_storage: str | None = None
@@ -108,6 +112,13 @@ class Resources(Schema):
     def _without_password(cls, place: Any) -> Any:
         # below the other one, so that it is called first: an error shows what the validator that raised it was given
         return storage_url.wash(place) if isinstance(place, str) else place
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_or_shared(cls, gpus: float | str) -> float | str:
+        if not isinstance(gpus, str) and (gpus < 0 or not (gpus < 1 or float(gpus).is_integer())):
+            raise ValueError("must be auto, a share below 1 such as 0.25, or a whole number")
+        return gpus
 
     @field_validator("concurrency")
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from ray import tune as ray_tune
 
+from tune.placement import Demand
 from tune.space import Space
 from tune.trial import Outcome, milestone_key, run_folder
 from ups.config import RunConfig
@@ -51,20 +52,20 @@ def trial_function(
     study: Path,
     store: Path,
     space: Space,
-    threads: int,
     trainer: Trainer | None,
     limit: float | None,
-    workers: int = 1,
+    workers: int,
+    each: Demand,
 ) -> Callable[[dict], None]:
     """The function that Tune runs for every trial; its argument is `{"number": ..., "params": ...}`.
 
     Args:
         study: absolute path of the STUDY folder.
         store: folder of finished stages, which all trials share.
-        threads: of torch, for configs that leave them open.
         trainer: None is the real one.
         limit: seconds of training after which a trial is TIMED_OUT.
         workers: processes that the real trainer trains on; one is the trial's own.
+        each: what one of them takes; its CPUs are torch's threads for configs that leave them open.
     """
 
     directory = os.getcwd()
@@ -73,7 +74,7 @@ def trial_function(
         os.chdir(directory)  # data files are relative to where the search was started
         reporter = _Reporter(limit)
         try:
-            train = trainer or _real_trainer(threads, workers)
+            train = trainer or _real_trainer(workers, each)
             outcome = _outcome(study, store, space, train, reporter, request["number"], request["params"])
         except StageBusy as busy:
             # whoever waits gives its worker back
@@ -165,17 +166,17 @@ class _Reporter:
         )
 
 
-def _real_trainer(threads: int, workers: int) -> Trainer:
+def _real_trainer(workers: int, each: Demand) -> Trainer:
     if workers > 1:
         # imported by the trials that need it alone: it is slow to come
         from tune.distributed import Workers, train_distributed
 
-        return partial(train_distributed, workers=Workers(workers, threads))
+        return partial(train_distributed, workers=Workers(workers, each))
     import torch
 
     from ups.run import train_run
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(each.cpus)
     return train_run
 
 

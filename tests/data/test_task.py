@@ -154,10 +154,17 @@ def test_a_refused_file_leaves_nothing_in_the_cache(small_file, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_processes_that_race_for_the_cache_agree(small_file, tmp_path):
+def test_of_processes_that_race_for_the_cache_one_reduces(small_file, tmp_path, monkeypatch):
     task = config(small_file(shape=(50, 50, 64)), train=40, validation=5, test=5)
     context = multiprocessing.get_context("fork")
-    together, results = context.Barrier(4), context.SimpleQueue()
+    together, results, reductions = context.Barrier(4), context.SimpleQueue(), context.SimpleQueue()
+    fill = ups.data.cache._fill_file
+
+    def counted(*arguments):
+        reductions.put(1)
+        return fill(*arguments)
+
+    monkeypatch.setattr(ups.data.cache, "_fill_file", counted)
 
     def load() -> None:
         together.wait()
@@ -171,6 +178,8 @@ def test_processes_that_race_for_the_cache_agree(small_file, tmp_path):
         process.join(60)
     assert [process.exitcode for process in racing] == [0] * 4
     assert len({results.get() for _ in racing}) == 1
+    reductions.get()
+    assert reductions.empty()
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -65,7 +66,8 @@ def file_identity(path: Path) -> list[str | int]:
 def load_reduced(key: str, rows: Rows, folder: Path) -> Reduced:
     """The array cached under `key`, or the one that `rows` gives, which is then cached.
 
-    Processes may race for a key: each publishes a complete array by renaming, and the arrays are equal.
+    Of the processes that want a key at the same time one reduces it and the others wait; what is published is complete,
+    by renaming, also where locks are not known and several do the work.
     Where the folder cannot be written (read-only, full) the array is kept in memory, with a warning.
     """
     array_path, facts_path = folder / f"{key}.npy", folder / f"{key}.json"
@@ -74,7 +76,8 @@ def load_reduced(key: str, rows: Rows, folder: Path) -> Reduced:
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return _fill_file(array_path, facts_path, rows)
+        with _locked(folder / f".{key}.lock"):
+            return _open(array_path, facts_path, rows.shape) or _fill_file(array_path, facts_path, rows)
     except OSError as error:
         warnings.warn(
             f"{folder}: cannot cache the reduced data ({error.strerror or error}), it stays in memory; "
@@ -82,6 +85,19 @@ def load_reduced(key: str, rows: Rows, folder: Path) -> Reduced:
             stacklevel=2,
         )
         return _fill_memory(rows)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among the processes of this machine, and its threads; the lock of a process that dies is free."""
+    with open(path, "w") as stream:
+        with contextlib.suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # who comes too late for this file finds the array, or makes it as if there were no lock
+            path.unlink(missing_ok=True)
 
 
 def _open(array_path: Path, facts_path: Path, shape: tuple[int, ...]) -> Reduced | None:

@@ -1,0 +1,83 @@
+"""A cluster of several raylets on this machine, in a process of its own: the token of another Ray is cached in ours.
+
+As a script it reads commands from stdin, one JSON object a line: {"add": {...}} starts a node, {"remove": true} ends
+the latest one, {"kill_dashboard": true} does what it says; each is answered with a line. The end of stdin ends it all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+TOKEN = "0123456789abcdef" * 4
+
+
+class Raylets:
+    """A cluster whose head has one CPU."""
+
+    def __init__(self, **head: Any) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="upsrl", dir="/tmp")
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, json.dumps({"num_cpus": 1, "include_dashboard": False, **head})],
+            env={**self.environment, "RAY_TMPDIR": self.folder.name},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.address: str = self._answer()["address"]
+
+    def add(self, **node: Any) -> None:
+        self._tell({"add": node})
+
+    def remove(self) -> None:
+        self._tell({"remove": True})
+
+    def kill_dashboard(self) -> None:
+        self._tell({"kill_dashboard": True})
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+        self.folder.cleanup()
+
+    def _tell(self, command: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        print(json.dumps(command), file=self._process.stdin, flush=True)
+        self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError("the cluster has ended")
+
+
+def main() -> None:
+    import tune.ray_env  # noqa: F401
+
+    from ray.cluster_utils import Cluster  # isort: skip
+
+    cluster = Cluster(initialize_head=True, head_node_args=json.loads(sys.argv[1]))
+    added = []
+    print(json.dumps({"address": cluster.address}), flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        if "add" in command:
+            added.append(cluster.add_node(**command["add"]))
+        elif "remove" in command:
+            cluster.remove_node(added.pop(), allow_graceful=False)
+        else:
+            cluster.head_node.kill_dashboard(check_alive=False)
+        print("{}", flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
