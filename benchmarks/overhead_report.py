@@ -55,7 +55,7 @@ def render(data: Data) -> str:
         *_scale(data),
         *_memory(data),
         f"Measured on {common.machine_words(data['machine'], [data[job] for job in _JOBS])}. The searches of nothing "
-        "and the starts had all cores.",
+        "and the starts could use all cores.",
         *common.starved_note([data["scale"]["cpu_share"]]),
     ]
     return "\n\n".join(parts)

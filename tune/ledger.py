@@ -24,9 +24,11 @@ class Ledger:
     what suits the test split by luck, which is why the count goes into the golden.
     """
 
-    def __init__(self, folder: Path, read_test: Callable[[Path], Reading]) -> None:
+    def __init__(self, folder: Path, read_test: Callable[[Path], Reading], say: Callable[[str], None]) -> None:
+        """`say` is given a line before every run that is read."""
         self._folder = folder
         self._read_test = read_test
+        self._say = say
 
     @property
     def count(self) -> int:
@@ -43,15 +45,16 @@ class Ledger:
                 "runs": list(runs),
             }
             _write_json(self._folder / _LEDGER, [*self._entries(), entry])
-        return {run: self._reading(run) for run in runs}
+        return {run: self._reading(run, f"[{index}/{len(runs)}]") for index, run in enumerate(runs, start=1)}
 
     def _entries(self) -> list[dict[str, Any]]:
         path = self._folder / _LEDGER
         return json.loads(path.read_text()) if path.is_file() else []
 
-    def _reading(self, run: str) -> Reading:
+    def _reading(self, run: str, place: str) -> Reading:
         path = self._folder / run / _READING
         if not path.is_file():
+            self._say(f"{place} reading the test split: {run}")
             _write_json(path, asdict(self._read_test(self._folder / run)))
         data = json.loads(path.read_text())
         return Reading(tuple(data["errors_S"]), data["metrics"])

@@ -13,7 +13,6 @@ from ups.core.types import RunResult
 from ups.data.task import load_task
 from ups.evaluation.evaluate import evaluate_run
 from ups.evaluation.report import FILE_NAME, save_report
-from ups.evaluation.searched import with_search
 from ups.inference.build import load_surrogate
 from ups.run import train_run
 
@@ -43,12 +42,16 @@ def train_without_test(config: RunConfig, folder: Path, store: Path) -> RunResul
 
 
 def read_test(folder: Path) -> Reading:
-    """Score a trained run on its test split, and leave the full report in its folder."""
+    """Score a trained run on its test split, and leave the report in its folder.
+
+    Without what oracles and other budgets of its search at test time would do: no verdict needs them, and with beams
+    they cost many times the reading. `ups evaluate` on the folder tells them.
+    """
     config = load_config(folder / "config.yaml")
     task = load_task(config.task)
     device = pick_device(config.runtime.device)
     surrogate = load_surrogate(folder, str(device))
-    report = with_search(evaluate_run(surrogate, task, "test"), surrogate, task.test)
+    report = evaluate_run(surrogate, task, "test")
     save_report(report, folder / FILE_NAME)
     return Reading(report.trajectory_nrmse, report.to_json()["metrics"])
 

@@ -95,7 +95,7 @@ def _confirm(
     candidates, base, reference = choose(study, top, current)
     seeds = fresh_seeds(study, current, count)
     found = Promotion(study.path.resolve().name, out, seeds, parts.data_hash(study.base), reference=reference.name)
-    ledger = Ledger(study.path / _FOLDER, parts.read_test)
+    ledger = Ledger(study.path / _FOLDER, parts.read_test, say)
     earlier = earlier_reads([current, study.base], found.study, found.data)
     found = replace(found, test_reads={"in_this_study": ledger.count, "total": ledger.count + earlier})
     if not candidates:
