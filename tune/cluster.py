@@ -32,7 +32,7 @@ LOOK_SECONDS = 1.0
 """the nodes of a cluster are asked for at most this often"""
 CONNECT_SECONDS = 5
 """how long an address may refuse before it is given up; Ray's own wait is 20 s, also for a wrong token"""
-NODE_SECONDS = 60.0
+NODE_SECONDS = 120.0
 """how long a node may take to answer: its first worker process starts, and fetches the code"""
 
 

@@ -22,7 +22,7 @@ import ray
 
 import tune
 import ups
-from tune.cluster import joined, live_nodes, on_every_node
+from tune.cluster import NODE_SECONDS, joined, live_nodes, on_every_node
 from tune.search import embedded_ray
 from ups.core.errors import UserError
 from ups.data.cache import default_folder
@@ -120,7 +120,7 @@ def dashboard() -> Finding:
 
     head = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_retries=0)(ask)
     try:
-        said = ray.get(head.remote(), timeout=60)
+        said = ray.get(head.remote(), timeout=NODE_SECONDS)
     except ray.exceptions.RayError as error:
         said = type(error).__name__
     if said is None:

@@ -1,7 +1,7 @@
 """A cluster of several raylets on this machine, in a process of its own: the token of another Ray is cached in ours.
 
 As a script it reads commands from stdin, one JSON object a line: {"add": {...}} starts a node, {"remove": true} ends
-the latest one, {"kill_dashboard": true} does what it says; each is answered with a line. The end of stdin ends it all.
+the latest one; each is answered with a line. The end of stdin ends it all.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import tempfile
 from typing import Any
 
 TOKEN = "0123456789abcdef" * 4
+PATIENCE = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
+"""a raylet and its agents on a busy machine need longer than Ray waits for them"""
 
 
 class Raylets:
-    """A cluster whose head has one CPU."""
+    """A cluster whose head has one CPU and no dashboard, whose dozen processes take longer to start than all others."""
 
-    def __init__(self, **head: Any) -> None:
+    def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="upsrl", dir="/tmp")
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps({"num_cpus": 1, "include_dashboard": False, **head})],
-            env={**self.environment, "RAY_TMPDIR": self.folder.name},
+            [sys.executable, __file__, json.dumps({"num_cpus": 1, "include_dashboard": False})],
+            env={**self.environment, "RAY_TMPDIR": self.folder.name, **PATIENCE},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -36,9 +38,6 @@ class Raylets:
 
     def remove(self) -> None:
         self._tell({"remove": True})
-
-    def kill_dashboard(self) -> None:
-        self._tell({"kill_dashboard": True})
 
     def stop(self) -> None:
         assert self._process.stdin is not None
@@ -71,10 +70,8 @@ def main() -> None:
         command = json.loads(line)
         if "add" in command:
             added.append(cluster.add_node(**command["add"]))
-        elif "remove" in command:
-            cluster.remove_node(added.pop(), allow_graceful=False)
         else:
-            cluster.head_node.kill_dashboard(check_alive=False)
+            cluster.remove_node(added.pop(), allow_graceful=False)
         print("{}", flush=True)
     cluster.shutdown()
 
