@@ -31,7 +31,7 @@ def collect(protocol: Data, answers: Mapping[str, Data], machine: Data) -> Data:
         "growth, traced": (answers["memory"]["growth_bytes"], GROWTH_BYTES),
         "decision, mean": (answers["scale"]["decision"]["mean"], DECISION_SECONDS),
         "decision, last tenth": (answers["scale"]["decision"]["last"], DECISION_SECONDS),
-        "idle": (answers["scale"]["idle_until_last_start"], IDLE),
+        "idle": (answers["scale"]["idle_until_last_new"], IDLE),
     }
     return {
         "benchmark": "search_overhead",
@@ -125,8 +125,8 @@ def _scale(data: Data) -> list[str]:
         "driver decides, the clock goes on by its CPU time, and whoever needs a decision waits. Decisions "
         f"of a trial: mean **{1e3 * decision['mean']:.1f} ms**, 95 % below {1e3 * decision['p95']:.1f} ms, mean of "
         f"the last tenth of the trials {1e3 * decision['last']:.1f} ms. Workers were idle for "
-        f"**{found['idle_until_last_start']:.1%}** of their time until the last trial was handed out "
-        f"({found['idle']:.1%} with the end, when there is nothing left to hand out); the driver decided for "
+        f"**{found['idle_until_last_new']:.1%}** of their time until the last trial was proposed "
+        f"({found['idle']:.1%} with the end, when no more trials are wanted); the driver decided for "
         f"{found['busy_with_decisions']:.0%} of the time.",
         table(["ms a call", "calls", "mean", "p95", "max"], rows),
         f"Stages trained to their end: {trained}; simulated time {found['clock_seconds']:.0f} s.",

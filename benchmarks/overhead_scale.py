@@ -56,8 +56,10 @@ class TimedPolicy(StudyPolicy):
         """(ended trials, bytes)"""
         self.idle: Callable[[], float] = lambda: 0.0
         """seconds of all workers so far, simulated"""
-        self.last_start = (0.0, 0.0)
-        """clock and idle seconds when a trial went to a worker for the last time: later, workers have nothing to do"""
+        self.last_new = (0.0, 0.0)
+        """clock and idle seconds when a trial that nobody had waited with went to a worker for the last time: from then
+        on no more are wanted, and a worker that is free stays so"""
+        self._newest = -1
         self._weigh, self._every = memory, plan.config.strategy.trials // SAMPLES
         self._untaken = 0.0
 
@@ -70,7 +72,8 @@ class TimedPolicy(StudyPolicy):
             self.in_vain += seconds
             return None
         self._note("propose", trial.number, seconds)
-        self.last_start = (self.clock(), self.idle())
+        if trial.number > self._newest:
+            self._newest, self.last_new = trial.number, (self.clock(), self.idle())
         return self._ticket(trial)
 
     def report(self, ticket: Ticket, stage: str, share: float, score: float, seconds: float) -> bool:
@@ -118,7 +121,7 @@ def simulate(table: Path, *, workers: int, trials: int, seed: int) -> Data:
         found = simulation.run()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - begin
     costs = [policy.by_trial[number] for number in sorted(policy.by_trial)]
-    clock, idle = policy.last_start
+    clock, idle = policy.last_new
     return {
         "workers": workers,
         "trials": len(costs),
@@ -133,7 +136,7 @@ def simulate(table: Path, *, workers: int, trials: int, seed: int) -> Data:
             "in_vain": policy.in_vain / len(costs),
         },
         "calls": {kind: _summary(seconds) for kind, seconds in policy.by_kind.items()},
-        "idle_until_last_start": idle / (clock * workers),
+        "idle_until_last_new": idle / (clock * workers),
         "idle": found.idle_seconds / (simulation.clock * workers),
         "busy_with_decisions": (sum(costs) + policy.in_vain) / simulation.clock,
         "memory": policy.memory,

@@ -21,6 +21,7 @@ from ups.run import count_parameters, train_run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+GOLDENS = sorted((ROOT / "configs" / "golden").glob("*.yaml"))
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 NATIVE = {
     "burgers": (1024,),
@@ -98,6 +99,19 @@ def test_a_config_declares_its_changes(path: Path) -> None:
     assert [leaf for leaf in changed if not leaf.startswith(MAY_CHANGE[path.stem])] == []
     # a variant includes its base instead of copying it
     assert yaml.safe_load(path.read_text())["include"] == "burgers1d.yaml"
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_a_golden_was_confirmed_and_says_how(path: Path) -> None:
+    config = load_config(path)
+    story = config.provenance
+    assert story is not None
+    assert story["confirmed"] is True
+    assert story["improvement"]["interval"][0] > 0
+    assert len(story["seeds"]) >= 3
+    assert config.runtime.seed == story["expected"]["seed"] == story["seeds"][0]
+    assert config.task == load_config(path.stem).task
+    assert count_parameters(config, spec_of(config)) > 0
 
 
 @pytest.mark.parametrize(

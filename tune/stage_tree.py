@@ -187,11 +187,11 @@ class StageTree:
                 if node.score is None and not node.running:
                     self._shelves[node.level].drop(id(node))
             return
-        scores = self._scores(outcome)
         if number not in self._taken_up:
             self._costs[branched + 1].append(sum(outcome.stage_seconds.values()))
         self._taken_up.discard(number)
         ended = self._ended_at(outcome, branched)
+        scores = self._scores(outcome, ended)
         final = _log(outcome.score) if outcome.state is Status.COMPLETE and feasible else None
         for node in nodes[1:]:
             if scores[node.level] is not None:
@@ -476,17 +476,19 @@ class StageTree:
             node = node.nodes[_key(own)]
             yield node
 
-    def _scores(self, outcome: Outcome) -> list[float | None]:
-        """By level, the score at the end of its stage; where the stage is off, that of the one before."""
+    def _scores(self, outcome: Outcome, ended: int) -> list[float | None]:
+        """By level, the score at the end of its stage, where the stage is off that of the one before; None where the
+        trial, which ended at level `ended`, did not come to the end of the stage."""
         scores: list[float | None] = []
         latest = None
         milestones = {key: score for key, score in outcome.milestones.items() if key.endswith(":1")}
+        through = ended + (f"{_last_stage(outcome)}:1" in milestones)
         ends = [*self.levels[1:], len(STAGES)]
-        for end in ends:
+        for level, end in enumerate(ends):
             for stage in STAGES[:end]:
                 if f"{stage}:1" in milestones:
                     latest = _log(milestones[f"{stage}:1"])
-            scores.append(latest)
+            scores.append(latest if level < through else None)
         return scores
 
     def _ended_at(self, outcome: Outcome, branched: int) -> int:
@@ -495,8 +497,7 @@ class StageTree:
             return len(self.levels)
         if outcome.state is Status.INFEASIBLE:
             return branched + 1
-        stage = _last(outcome.stage_seconds) or next(reversed([*outcome.milestones]), "operator:1").split(":")[0]
-        return self._place(STAGES.index(stage))
+        return self._place(STAGES.index(_last_stage(outcome)))
 
 
 def _promise(node: Node, expected: float) -> float:
@@ -522,6 +523,11 @@ def _furthest(outcome: Outcome) -> tuple[int, float | None]:
 def _step(milestone: str) -> int:
     stage, share = milestone.split(":")
     return 1000 * STAGES.index(stage) + round(999 * float(share))
+
+
+def _last_stage(outcome: Outcome) -> str:
+    """In which it ended."""
+    return _last(outcome.stage_seconds) or next(reversed([*outcome.milestones]), "operator:1").split(":")[0]
 
 
 def _last(stages: Mapping[str, Any]) -> str | None:

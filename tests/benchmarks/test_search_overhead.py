@@ -124,7 +124,7 @@ def test_a_search_in_which_decisions_take_their_time(table_file: Path) -> None:
     assert found["trials"] <= 40
     assert sum(found["ended"].values()) <= found["trials"]
     assert found["calls"]["propose"]["calls"] == found["trials"]
-    assert 0 <= found["idle_until_last_start"] <= 1
+    assert 0 <= found["idle_until_last_new"] <= 1
     assert 0 < found["decision"]["mean"] < found["clock_seconds"]
     traced = overhead_scale.traced(table_file, workers=5, trials=40, seed=0)
     assert [ended for ended, _ in traced["memory"]] == sorted({ended for ended, _ in traced["memory"]})
@@ -167,7 +167,7 @@ def answers() -> dict[str, Any]:
             **{"workers": 1000, "trials": 10000, "ended": {"COMPLETE": 10000}, "trained": {"operator": 900}},
             **{"clock_seconds": 700.0, "calls": dict.fromkeys(overhead_scale.KINDS, call)},
             "decision": {"mean": 0.012, "p95": 0.03, "last": 0.06, "in_vain": 0.001},
-            **{"idle_until_last_start": 0.02, "idle": 0.1, "busy_with_decisions": 0.2},
+            **{"idle_until_last_new": 0.02, "idle": 0.1, "busy_with_decisions": 0.2},
             **{"memory": [[1, 2.0]], "growth_bytes": 3e4, "cpu_share": 0.99, **stamp},
         },
         "memory": {"workers": 100, "trials": 5000, "memory": [[1, 2.0]], "growth_bytes": 2e4, **stamp},

@@ -207,6 +207,26 @@ def test_what_a_stopped_trial_never_reached_is_proposed_again_once_its_prefix_is
     assert len(complete_ones) == COMBINATIONS
 
 
+def test_below_a_prefix_that_was_stopped_inside_its_stage_there_is_one_trial_at_a_time(three):
+    tree = tree_of(three)
+    good = {LR: 3e-3, EPOCHS: 4, RATE: 1e-3, "ttc.enabled": True, CANDIDATES: 4}
+    spoiled = [{**good, LR: lr, RATE: 1e-1} for lr in (1e-4, 3e-4, 1e-2, 3e-2)]
+    assert set(good) == set(LEVELS)
+    for number, params in enumerate([good, *spoiled]):
+        tree.start(number, params)
+        tree.end(number, params, complete(params))
+    stopped = {**good, RATE: 2e-3}
+    tree.start(5, stopped)
+    promising = {"operator:1": smooth(stopped)["operator:1"], "diff_residual:0.5": 0.5 * complete(good).score}
+    tree.end(5, stopped, Outcome(Status.PRUNED, 0.1, milestones=promising, stage_seconds={"diff_residual": 10.0}))
+    below = 0
+    for number in range(6, 106):
+        branch = tree.propose(number, seed=number)
+        tree.start(number, branch.params)
+        below += prefix_of(branch.params, 1) == prefix_of(stopped, 1)
+    assert below == 1
+
+
 def root_names(tree, seed):
     """What is proposed upstream under a seed that opens a root for the sake of exploring; None for other seeds."""
     branch = tree.propose(10**6, seed=seed)
