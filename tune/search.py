@@ -216,6 +216,10 @@ def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path) -> None:
         tuner.fit()
     finally:
         shutil.rmtree(folder / "ray", ignore_errors=True)
+        if pool.workers > 1:
+            # Tune does not wait for what it stopped last
+            for run in (folder / "runs").glob("[0-9]*"):
+                _release_workers(run)
 
 
 class _DriverSide:

@@ -69,10 +69,6 @@ def test_two_workers_come_to_what_one_comes_to(folder: Path, capfd: pytest.Captu
     assert len(lines) == 2
 
 
-class Stop(Exception):
-    """Stands for whatever ends a run from outside."""
-
-
 def test_a_killed_worker_costs_what_came_after_its_checkpoint(folder: Path) -> None:
     config = RunConfig.parse(yaml.safe_load((folder / "base.yaml").read_text()))
     config = config.override({"stages.operator.epochs": 100, "logging.log_every_n_steps": 1})
@@ -96,13 +92,6 @@ def test_a_killed_worker_costs_what_came_after_its_checkpoint(folder: Path) -> N
     assert len(steps) <= 400 + validations + interval + 1
     assert_everything_is_given_back(folder)
 
-    def stop(progress: Progress) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        train_distributed(config, folder / "other", stop, workers=Workers(2), resume=False, evaluate_on="none")
-    assert_everything_is_given_back(folder)
-
 
 def _pid_of_the_first(run: Path) -> int:
     """It holds the lease on the stage that is trained."""
@@ -115,15 +104,15 @@ def test_a_trial_of_two_workers_that_is_stopped_gives_them_back(
 ) -> None:
     space = {
         "base": "base.yaml",
-        "space": {LR: {"choice": [1e-7, 1e-8]}},
-        "strategy": {"trials": 3, "sampler": "grid", "keep": 0.5, "milestones": {"operator": [0.25, 1]}},
+        "space": {LR: {"choice": [1e-7]}},
+        "strategy": {"trials": 2, "sampler": "grid", "keep": 0.5, "milestones": {"operator": [0.25, 1]}},
         "resources": {"concurrency": 1},
     }
     (folder / "space.yaml").write_text(yaml.safe_dump(space))
     limit = ("stages.operator.time_limit_seconds=8", "stages.operator.epochs=1000000")
     assert ups("search", "space.yaml", *limit, "--workers-per-trial", 2, "--out", "study", "--json") == 0
     summary = json.loads(capfd.readouterr().out)
-    # the third trial had the CPUs of the second; if it was the better of the two, the guard stopped it
-    assert summary["states"] in ({"COMPLETE": 1, "PRUNED": 2}, {"COMPLETE": 1, "PRUNED": 1, "STALLED": 1})
+    # the second had the CPUs of the first
+    assert summary["states"] == {"COMPLETE": 1, "PRUNED": 1}
     assert_everything_is_given_back(folder)
     assert not (folder / "study" / "runs" / "0001" / "result.json").exists()
