@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from tune.driver import Check, Keys
 from tune.study import Plan
 from ups.config import RunConfig
 from ups.core.schema import fingerprint
 from ups.core.types import FieldSpec
 from ups.data.task import load_task
-from ups.run import count_parameters
+from ups.run import count_correction, count_model
 from ups.training.keys import stage_keys
 
-_BUILT = ("symmetry", "latent", "encoder", "operator", "decoder", "corrector", "baseline")
-"""parts of a config that a model is built from"""
+_MODEL = ("symmetry", "latent", "encoder", "operator", "decoder", "baseline")
+_CORRECTION = ("latent", "corrector")
+"""parts of a config that the two are built from"""
 
 
 def fit_to_data(plan: Plan) -> tuple[Check, Keys]:
@@ -31,19 +36,28 @@ def fit_to_data(plan: Plan) -> tuple[Check, Keys]:
 def check_on(spec: FieldSpec) -> Check:
     """Number of weights of a config's model, for data like this.
 
-    Counted once for each model, as that takes some 10 ms: trials that branch below a finished stage share it.
+    A model and a correction are counted once each, as that takes some 10 ms: trials share them.
     """
     counts: dict[str, int] = {}
+
+    def count(key: list[Any], build: Callable[[], int]) -> int:
+        name = fingerprint(key)
+        if name not in counts:
+            counts[name] = build()
+        return counts[name]
 
     def check(config: RunConfig) -> int:
         if config.ttc.enabled:
             config.ttc.reward.weights(spec)
-        # what sampling and the search at test time are given does not change a model
         whole = config.model_dump(mode="json")
-        model = fingerprint([*(whole[part] for part in _BUILT), config.stages.later()])
-        if model not in counts:
-            counts[model] = count_parameters(config, spec)
-        return counts[model]
+        for trunk in (whole["operator"], whole["corrector"]):
+            trunk["drop_path"] = 0.0
+        # what sampling and the search at test time are given does not change a model
+        weights = count([whole[part] for part in _MODEL], lambda: count_model(config, spec))
+        for stage in config.stages.later():
+            parts = [stage, *(whole[part] for part in _CORRECTION)]
+            weights += count(parts, partial(count_correction, config, stage, spec))
+        return weights
 
     return check
 

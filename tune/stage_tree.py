@@ -72,7 +72,7 @@ class Node:
     best: float | None = None
     """of a complete, feasible trial through it"""
     is_open: bool = False
-    """its stage came to its end, and nobody was stopped there"""
+    """a trial came through it: its stage is finished, and nobody below waits for it"""
     is_exhausted: bool = False
     """everything below it was tried"""
     running: int = 0
@@ -196,8 +196,7 @@ class StageTree:
         for node in nodes[1:]:
             if scores[node.level] is not None:
                 node.score = scores[node.level]
-            is_through = node.level < ended or (node.level == ended and outcome.state is Status.PRUNED)
-            if is_through and not node.is_open and node.score is not None:
+            if node.level < ended and not node.is_open and node.score is not None:
                 node.is_open = True
                 self._open[node.level].append(node)
             elif node.level == ended and not node.is_open:

@@ -177,11 +177,24 @@ def count_parameters(config: RunConfig, spec: FieldSpec) -> int:
     Raises:
         ConfigError: the model does not fit the task's grid (an INFEASIBLE trial).
     """
+    return count_model(config, spec) + sum(count_correction(config, stage, spec) for stage in config.stages.later())
+
+
+def count_model(config: RunConfig, spec: FieldSpec) -> int:
+    """Of the model alone; raises as `count_parameters`."""
     unit = Normalizer((0.0,) * spec.channels, (1.0,) * spec.channels)
     with torch.device("meta"):
-        surrogate = config.build(spec, unit, ((1.0,) * len(spec.parameter_names),))
-        corrections = [config.build_correction(DEPLOYED_AS[name], spec) for name in config.stages.later()]
-    return sum(parameter.numel() for part in (surrogate, *corrections) for parameter in part.parameters())
+        return _count(config.build(spec, unit, ((1.0,) * len(spec.parameter_names),)))
+
+
+def count_correction(config: RunConfig, stage: str, spec: FieldSpec) -> int:
+    """Of what a later stage trains; raises as `count_parameters`."""
+    with torch.device("meta"):
+        return _count(config.build_correction(DEPLOYED_AS[stage], spec))
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def load_result(folder: Path) -> RunResult:
