@@ -24,8 +24,9 @@ import ups
 from tune.cluster import NODE_SECONDS, joined, live_nodes, on_every_node
 from tune.search import embedded_ray
 from ups.core.errors import UserError
+from ups.core.objects import Objects
 from ups.core.runtime import cache_folder
-from ups.core.store_uri import check
+from ups.core.store_uri import check, is_uri
 
 FREE_GIB = 5.0
 """a node with less on a disk that a search writes to is reported"""
@@ -258,6 +259,9 @@ def _try_store(uri: str, mark: str, name: str, look_for: str | None) -> tuple[st
         step = "read back what it wrote"
         if files.cat_file(f"{folder}/{name}") != name.encode():
             raise OSError("other bytes came back")
+        if is_uri(uri):
+            step = "create an object only where there is none"
+            Objects(uri).check()
         step = "read what another node wrote: the store is not one place for all"
         if look_for is not None:
             files.cat_file(look_for)

@@ -31,7 +31,8 @@ class Snapshot:
 
     def __init__(self, study: Path, journal: Path, objects: Objects) -> None:
         self._objects = objects
-        self._files = {f"studies/{name_in_store(study)}/{path.name}": path for path in (study / "study.yaml", journal)}
+        there = f"studies/{name_in_store(study)}"
+        self._files = {f"{there}/study.yaml": study / "study.yaml", f"{there}/journal.log": journal}
         self._copied = time.monotonic()
         self._thread: threading.Thread | None = None
 

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ups.core.checkpoint import load_checkpoint
 from ups.core.remote_store import RemoteStore
 from ups.core.types import Progress, RunResult, Status
 from ups.run import load_result, train_run
+from ups.training.pipeline import Pipeline
 
 SPAWN = multiprocessing.get_context("spawn")
 OPERATOR = Path("checkpoints", "operator")
@@ -166,6 +168,21 @@ def test_later_stages_train_on_latents_that_another_machine_has_encoded(
     latents = next(store.find(artifact.key) for artifact in store.ls() if artifact.what == "latents")
     assert latents is not None
     assert all(np.isfinite(np.load(path)).all() for path in latents.glob("*.npy"))
+
+
+def test_a_rank_on_another_node_reads_its_own_copy(tmp_path: Path) -> None:
+    uri = f"memory://{uuid.uuid4().hex}"
+    first, other = (RemoteStore(uri, tmp_path / name) for name in "ab")
+    found = first.publish("key", lambda folder: (folder / "a").write_text("latents") and None)
+    rank: Any = SimpleNamespace(store=other)
+    assert Pipeline._here(rank, "key", found) == found
+    shutil.rmtree(tmp_path / "a")
+    here = Pipeline._here(rank, "key", found)
+    assert (here / "a").read_text() == "latents"
+    assert tmp_path / "b" in here.parents
+    other.gc(0)
+    with pytest.raises(FileNotFoundError):
+        Pipeline._here(rank, "key", found)
 
 
 @pytest.mark.parametrize("name", ["last", "best"])

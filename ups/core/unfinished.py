@@ -33,7 +33,7 @@ class Mirror:
     ) -> None:
         self._folder, self._lease, self._upload, self._discard = folder, lease, upload, discard
         self._uploaded: Stamp = {}
-        self._warned = False
+        self._warned, self._fails = False, False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="checkpoints to the store", daemon=True)
         lease.at_end(self._stop)
@@ -48,7 +48,9 @@ class Mirror:
         try:
             if _stamp(self._folder) != self._uploaded and not self._lease.is_lost:
                 self._upload(self._copy)
+            self._fails = False
         except (OSError, UserError) as error:
+            self._fails = True
             if not self._warned:
                 warnings.warn(f"the checkpoints of {self._folder} are not in the store: {error}", stacklevel=1)
             self._warned = True
@@ -74,7 +76,8 @@ class Mirror:
         self._end.set()
         self._thread.join()
         if not published:
-            self._look()
+            if not self._fails:  # else whoever waits for the lease to be given back would wait for the server, too
+                self._look()
             return
         with contextlib.suppress(OSError, UserError):  # a collection takes what stays
             self._discard()
