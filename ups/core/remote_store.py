@@ -22,7 +22,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from ups.core.runtime import cache_folder, sha256_of
 from ups.core.store import MANIFEST, Artifact, Store, digest_of, pin_from_json, pin_to_json
 from ups.core.store_uri import folder_of, is_uri
 from ups.core.unfinished import Mirror
+from ups.core.uploads import Upload, manifest_of, parsed, unfinished_of, used_of
 
 CACHE_BYTES = 50 * 10**9
 """of one store on one machine, and never more than half of what its disk could hold"""
@@ -51,21 +51,6 @@ def open_store(place: Path | str) -> Store:
     if isinstance(place, Path):
         return ArtifactStore(place)
     return RemoteStore(place) if is_uri(place) else ArtifactStore(folder_of(place))
-
-
-@dataclass(frozen=True)
-class _Upload:
-    """What a manifest says."""
-
-    key: str
-    what: str
-    bytes: int
-    seconds: float
-    created: float
-    sha256: dict[str, str]
-    """file -> checksum"""
-    blobs: str
-    """where the files are"""
 
 
 class RemoteStore(Store):
@@ -99,7 +84,7 @@ class RemoteStore(Store):
         self.objects.check()
 
     def has(self, key: str) -> bool:
-        return self.objects.read(_manifest(digest_of(key))) is not None
+        return self.objects.read(manifest_of(digest_of(key))) is not None
 
     def find(self, key: str) -> Path | None:
         name = digest_of(key)
@@ -139,7 +124,7 @@ class RemoteStore(Store):
                 self.objects.put(f"{blobs}/{file}", folder / file)
             before = self._look(name)[0]
             manifest = {**facts, "key": key, "blobs": blobs}
-            self.objects.write(_manifest(name), json.dumps(manifest, indent=1).encode())
+            self.objects.write(manifest_of(name), json.dumps(manifest, indent=1).encode())
         self._note_use(name)
         if before is not None:
             self._remove_blobs(before)
@@ -148,7 +133,7 @@ class RemoteStore(Store):
     def discard(self, key: str) -> None:
         upload = self._look(digest_of(key))[0]
         if upload is not None:
-            self.objects.remove([_manifest(digest_of(key)), _used(digest_of(key))])
+            self.objects.remove([manifest_of(digest_of(key)), used_of(digest_of(key))])
             self._remove_blobs(upload)
 
     def claim(
@@ -157,7 +142,7 @@ class RemoteStore(Store):
         lease = super().claim(key, what, folder=folder, reads=reads, wait=wait)
         if lease is None or folder is None:
             return lease
-        name = _unfinished(key)
+        name = unfinished_of(key)
         try:
             found = self.find(name)
         except BaseException:
@@ -194,24 +179,24 @@ class RemoteStore(Store):
     def ls(self) -> list[Artifact]:
         pinned = {digest_of(key) for key in self.pinned()}
         holders = list(self.leases.held())
-        keys = {key for holder in holders for key in (holder.key, _unfinished(holder.key), *holder.reads)}
+        keys = {key for holder in holders for key in (holder.key, unfinished_of(holder.key), *holder.reads)}
         leased = {digest_of(key) for key in keys}
         used = self.objects.read_many(self.objects.sizes("used"))
         found = []
         for name, upload in self._uploads():
             if upload is not None:
-                last = float(used.get(_used(name), upload.created))
+                last = float(used.get(used_of(name), upload.created))
                 facts = upload.key, upload.what, upload.bytes, upload.seconds, upload.created
                 found.append(Artifact(*facts, last, name in pinned, name in leased, name))
         return sorted(found, key=lambda artifact: (artifact.last_used, artifact.key))
 
     def _remove(self, artifact: Artifact) -> bool:
         upload = self._look(artifact.name)[0]
-        used = self.objects.read(_used(artifact.name))
+        used = self.objects.read(used_of(artifact.name))
         if upload is None or float(used or upload.created) != artifact.last_used:
             return False
         # the manifest first: a reader finds it, and all of its blobs, or that it was removed meanwhile
-        self.objects.remove([_manifest(artifact.name), _used(artifact.name)])
+        self.objects.remove([manifest_of(artifact.name), used_of(artifact.name)])
         self._remove_blobs(upload)
         return True
 
@@ -234,18 +219,18 @@ class RemoteStore(Store):
             if prefix not in named and is_old == old:
                 yield name, size
 
-    def _uploads(self) -> Iterator[tuple[str, _Upload | None]]:
+    def _uploads(self) -> Iterator[tuple[str, Upload | None]]:
         """Every manifest by the name of its artifact; None for one that cannot be read."""
         for path, content in self.objects.read_many(self.objects.sizes("manifests")).items():
-            yield path.removeprefix("manifests/").removesuffix(".json"), _parsed(content)
+            yield path.removeprefix("manifests/").removesuffix(".json"), parsed(content)
 
-    def _look(self, name: str) -> tuple[_Upload | None, str | None]:
+    def _look(self, name: str) -> tuple[Upload | None, str | None]:
         """What is published, and what is wrong with its manifest."""
-        content = self.objects.read(_manifest(name))
-        upload = None if content is None else _parsed(content)
+        content = self.objects.read(manifest_of(name))
+        upload = None if content is None else parsed(content)
         return upload, None if content is None or upload is not None else f"{MANIFEST} cannot be read"
 
-    def _fetch(self, upload: _Upload) -> tuple[Path | None, str | None]:
+    def _fetch(self, upload: Upload) -> tuple[Path | None, str | None]:
         """The folder of an upload in the cache; or in words what is wrong with it."""
         folder = self.cache.find(upload.blobs)
         if folder is not None:
@@ -265,7 +250,7 @@ class RemoteStore(Store):
                 return self.cache.publish(upload.blobs, fill, what=upload.what, seconds=upload.seconds), None
         return None, damage
 
-    def _download(self, upload: _Upload, folder: Path) -> str | None:
+    def _download(self, upload: Upload, folder: Path) -> str | None:
         for name, checksum in upload.sha256.items():
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -284,49 +269,25 @@ class RemoteStore(Store):
 
     def _put_aside(self, name: str, damage: str) -> None:
         """The manifest goes out of the way; its blobs are nobody's then, and are collected later."""
-        content = self.objects.read(_manifest(name))
+        content = self.objects.read(manifest_of(name))
         if content is None:
             return
         aside = f"damaged/{name[:12]}.{uuid.uuid4().hex}.json"
         self.objects.write(aside, content)
-        self.objects.remove([_manifest(name)])
+        self.objects.remove([manifest_of(name)])
+        where = f"{self}/{manifest_of(name)}"
         warnings.warn(
-            f"{self}/{_manifest(name)}: damaged artifact, {damage}; it is made anew, its manifest is in {self}/{aside}",
-            stacklevel=3,
+            f"{where}: damaged artifact, {damage}; it is made anew, its manifest is in {self}/{aside}", stacklevel=3
         )
 
     def _note_use(self, name: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # somebody else's store, which can be read
-            self.objects.write(_used(name), repr(time.time()).encode(), patience=0.0)
+            self.objects.write(used_of(name), repr(time.time()).encode(), patience=0.0)
 
-    def _remove_blobs(self, upload: _Upload) -> None:
+    def _remove_blobs(self, upload: Upload) -> None:
         self.objects.remove(f"{upload.blobs}/{file}" for file in upload.sha256)
         self.cache.discard(upload.blobs)
 
 
 class _Damaged(Exception):
     """What was downloaded is not what was published."""
-
-
-def _manifest(name: str) -> str:
-    return f"manifests/{name}.json"
-
-
-def _used(name: str) -> str:
-    return f"used/{name}"
-
-
-def _unfinished(key: str) -> str:
-    """What the checkpoints of an artifact's maker are called while it is made."""
-    return f"unfinished {key}"
-
-
-def _parsed(content: bytes) -> _Upload | None:
-    """None for a manifest that cannot be read, or that names a file elsewhere."""
-    try:
-        upload = _Upload(**json.loads(content))
-    except (ValueError, TypeError):
-        return None
-    paths = [Path(upload.blobs), *map(Path, upload.sha256)]
-    safe = all(not path.is_absolute() and ".." not in path.parts for path in paths)
-    return upload if safe and upload.blobs.startswith("blobs/") else None
