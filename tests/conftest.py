@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from s3_server import S3Server
 
 import tune.ray_env  # noqa: F401  (before any test module imports Ray)
 
@@ -81,6 +82,24 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[S3Server]:
+    """One server of the S3 protocol for the whole test session."""
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The server, well-behaved again after the test; this process and its children know where it is."""
+    for name, value in s3_process.environment.items():
+        monkeypatch.setenv(name, value)
+    yield s3_process
+    s3_process.refuse = s3_process.lose_answers = 0
+    s3_process.deny = s3_process.ignore_conditions = False
 
 
 SHARED = Path(os.environ.get("UPS_SHARED_DATA") or Path(__file__).parents[1].parent / "shared" / "data")

@@ -87,7 +87,12 @@ def search(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="STUDY folder. [runs/NAME-OF-SPACE]")] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Where finished stages live; studies may share it. [STUDY/store]")
+        str | None,
+        typer.Option(
+            help="Where finished stages live: a folder, or a URI such as s3://bucket/path; studies may share it. "
+            "[STUDY/store]",
+            metavar="URI",
+        ),
     ] = None,
     study_storage: Annotated[
         str | None,
@@ -114,13 +119,13 @@ def search(
 
     base_file = None
     if run is not None:
-        base_file, store = config_of_finished(run), store or run / "store"
+        base_file, store = config_of_finished(run), store or str(run / "store")
     changes = {
         "strategy.trials": trials,
         "budget.time": time_budget,
         "resources.concurrency": concurrency,
         "resources.workers_per_trial": workers_per_trial,
-        "resources.store": None if store is None else str(store),
+        "resources.store": store,
         "resources.study_storage": study_storage,
         "resources.study_name": study_name,
     }
@@ -185,11 +190,11 @@ def promote(
     from tune.pinning import pin_study
     from tune.promote import promote as confirm
     from tune.study import load_study
-    from ups.core.artifacts import ArtifactStore
+    from ups.core.remote_store import open_store
 
     found = confirm(study, top=top, seeds=seeds, out=out, replace=replace, force=force)
     opened = load_study(study)
-    pin_study(opened, ArtifactStore(opened.store))
+    pin_study(opened, open_store(opened.store))
     if not found.written:
         raise typer.Exit(1)
 

@@ -66,7 +66,7 @@ def train_distributed(
     workers: Workers,
     resume: bool,
     evaluate_on: Literal["test", "none"] = "test",
-    store: Path | None = None,
+    store: Path | str | None = None,
     busy: Literal["wait", "raise"] = "wait",
 ) -> RunResult:
     """`ups.run.train_run` on several workers of the Ray that this process is connected to; they must see `out`.
@@ -150,7 +150,6 @@ def _rank(request: dict[str, Any]) -> tuple[RunResult | None, Exception | None]:
         group = get_current_placement_group()
         assert group is not None, "Ray Train places its workers together"
         write_atomic(_exchange(out) / _GROUP, group.id.hex().encode())
-    store = settings["store"]
     try:
         # its driver has made sure that a run in the folder is this one: a group that is started again goes on with it
         result = train_run(
@@ -158,7 +157,7 @@ def _rank(request: dict[str, Any]) -> tuple[RunResult | None, Exception | None]:
             out,
             resume=True,
             evaluate_on=settings["evaluate_on"],
-            store=None if store is None else Path(store),
+            store=settings["store"],
             busy=settings["busy"],
             ranks=ranks,
         )

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import ray
 
@@ -25,7 +24,9 @@ import ups
 from tune.cluster import NODE_SECONDS, joined, live_nodes, on_every_node
 from tune.search import embedded_ray
 from ups.core.errors import UserError
-from ups.data.cache import default_folder
+from ups.core.objects import Objects
+from ups.core.runtime import cache_folder
+from ups.core.store_uri import check, is_uri
 
 FREE_GIB = 5.0
 """a node with less on a disk that a search writes to is reported"""
@@ -172,7 +173,7 @@ def _look() -> _Seen:
         except PackageNotFoundError:
             versions[name] = "none"
     disks = {}
-    for path in {tempfile.gettempdir(), str(default_folder())}:
+    for path in {tempfile.gettempdir(), str(cache_folder())}:
         present = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
         usage = shutil.disk_usage(present)
         disks[path] = (usage.free / 2**30, usage.used / (usage.used + usage.free))
@@ -217,7 +218,7 @@ def _gpus(node: str, seen: _Seen) -> Finding:
 
 
 def _variable(path: str) -> str:
-    return "UPS_CACHE" if path == str(default_folder()) else "TMPDIR and `ray start --temp-dir`"
+    return "UPS_CACHE" if path == str(cache_folder()) else "TMPDIR and `ray start --temp-dir`"
 
 
 def shared_store(uri: str) -> Iterator[Finding]:
@@ -258,6 +259,9 @@ def _try_store(uri: str, mark: str, name: str, look_for: str | None) -> tuple[st
         step = "read back what it wrote"
         if files.cat_file(f"{folder}/{name}") != name.encode():
             raise OSError("other bytes came back")
+        if is_uri(uri):
+            step = "create an object only where there is none"
+            Objects(uri).check()
         step = "read what another node wrote: the store is not one place for all"
         if look_for is not None:
             files.cat_file(look_for)
@@ -283,10 +287,7 @@ def _clean(uri: str, mark: str) -> None:
 
 
 def _check_uri(uri: str) -> None:
-    parts = urlsplit(uri)
-    if not uri.strip():
-        raise UserError("--store: a folder or a URI such as s3://bucket/path, got nothing")
-    if "://" in uri and "@" in parts.netloc:
-        raise UserError(
-            f"--store: credentials belong into the environment of every node, not into {parts.scheme}://..."
-        )
+    try:
+        check(uri)
+    except UserError as error:
+        raise UserError(f"--store: {error}") from None

@@ -11,8 +11,8 @@ from tune.domain import Value
 from tune.space import Space
 from tune.study import Plan
 from ups.config import RunConfig, diff, load_config
-from ups.core.artifacts import ArtifactStore
 from ups.core.errors import ConfigError, UserError
+from ups.core.remote_store import open_store
 from ups.core.types import Status
 from ups.data.task import load_task
 from ups.run import load_result
@@ -35,7 +35,7 @@ def config_of_finished(run: Path) -> Path:
     return run / CONFIG
 
 
-def check_trains_nothing(plan: Plan, run: Path, store: Path) -> None:
+def check_trains_nothing(plan: Plan, run: Path, store: Path | str) -> None:
     """Refuse a search on a finished run whose trials would not find all of their stages.
 
     Raises:
@@ -61,8 +61,8 @@ def check_trains_nothing(plan: Plan, run: Path, store: Path) -> None:
 class _Stages:
     """What the stages of a config are called in the store."""
 
-    def __init__(self, data: str, store: Path) -> None:
-        self._data, self.store = data, ArtifactStore(store)
+    def __init__(self, data: str, store: Path | str) -> None:
+        self._data, self.store = data, open_store(store)
 
     def keys(self, config: RunConfig) -> dict[str, str]:
         return stage_keys(config, self._data)

@@ -36,7 +36,7 @@ class Parts:
     """fingerprint of the task's data and split; fails early if they cannot be read"""
 
 
-def train_without_test(config: RunConfig, folder: Path, store: Path) -> RunResult:
+def train_without_test(config: RunConfig, folder: Path, store: Path | str) -> RunResult:
     """Train, or go on with, a run of the folder; its test split stays unread."""
     return train_run(config, folder, resume=True, evaluate_on="none", store=store)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tune.objectives import is_eligible, pareto_front
+from tune.snapshot import name_in_store
 from tune.study import StudyFolder
 from ups.config import RunConfig, load_config
-from ups.core.artifacts import ArtifactStore
+from ups.core.remote_store import RemoteStore
+from ups.core.store import Store
 from ups.core.types import Status
 from ups.data.task import load_task
 from ups.training.keys import stage_keys
 
 
-def pin_study(study: StudyFolder, store: ArtifactStore) -> None:
+def pin_study(study: StudyFolder, store: Store) -> None:
     """Pin what the study needs now, and nothing else of what it pinned before.
 
     The stages of its base, of its best trials (as many as are confirmed, and the Pareto front), of trials that have
@@ -25,7 +27,8 @@ def pin_study(study: StudyFolder, store: ArtifactStore) -> None:
     """
     data = load_task(study.base.task).fingerprint
     keys = {key for config in _needed(study) for key in stage_keys(config, data).values()}
-    store.pin(str(study.path.resolve()), keys)
+    path = str(study.path.resolve())
+    store.pin(f"{name_in_store(study.path)} at {path}" if isinstance(store, RemoteStore) else path, keys)
 
 
 def _needed(study: StudyFolder) -> Iterator[RunConfig]:

@@ -25,7 +25,7 @@ from ups.core.runtime import pick_device
 from ups.core.types import RunResult, Status
 from ups.run import RESULT, identity, load_result
 
-Train = Callable[[RunConfig, Path, Path], RunResult]
+Train = Callable[[RunConfig, Path, Path | str], RunResult]
 """Trains a config into a run folder, going on with what it finds there, with stages from a store; never looks at test
 data."""
 
@@ -36,7 +36,7 @@ class Job:
 
     config: RunConfig
     folder: Path
-    store: Path
+    store: Path | str
     """of finished stages: configs that begin with the same ones, on the same seed, train those once"""
 
 

@@ -35,11 +35,12 @@ from tune.pinning import pin_study
 from tune.placement import GIB
 from tune.running import NoView, View
 from tune.space import Resources, SearchConfig
-from tune.study import OpenStudy, Plan, TrialRecord, diverged_shares, load_study, store_folder
+from tune.study import OpenStudy, Plan, TrialRecord, diverged_shares, load_study, store_place
 from tune.trial import Outcome, run_folder
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
-from ups.core.artifacts import ArtifactStore
+from ups.core.objects import StoreUnreachable
+from ups.core.remote_store import RemoteStore, open_store
 from ups.core.types import Status
 
 WORKER_DEATHS = 3
@@ -94,10 +95,15 @@ def run_search(
 
     Raises:
         UserError: the data cannot be read, the base does not fit it, the folder cannot be taken, the cluster cannot
-            be joined, or no trial could ever run there.
+            be joined, or no trial could ever run there; or the store cannot be one.
+        StoreUnreachable: the store does not answer.
     """
     check, keys = (_no_check, keys_on("")) if trainer else fit_to_data(plan)
     start = time.monotonic()
+    place = store_place(folder, plan.config)
+    store = open_store(place)
+    if isinstance(store, RemoteStore):
+        store.check()
     with pool_of(plan.config.resources, address) as pool, OpenStudy(folder, plan, resume=resume) as study:
         driver = Driver(
             study,
@@ -107,9 +113,8 @@ def run_search(
             time_budget=plan.config.budget.seconds,
             view=view or NoView(),
         )
-        store = store_folder(study.folder, plan.config)
         space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
-        function = trial_function(study.folder, store, space, trainer, limit, pool.workers, pool.demand)
+        function = trial_function(study.folder, place, space, trainer, limit, pool.workers, pool.demand)
         with _stop_on_signal(driver) as signals:
             if driver.has_work:
                 with _started(pool, plan.config.strategy.trials) if address is None else nullcontext():
@@ -117,7 +122,11 @@ def run_search(
                         check_shared(study.folder)
                     _run_tune(driver, function, pool, study.folder)
         if trainer is None:
-            pin_study(load_study(folder), ArtifactStore(store))
+            try:
+                pin_study(load_study(folder), store)
+            except StoreUnreachable as error:
+                # the search has ended all the same, and `ups store gc` pins before it collects
+                warnings.warn(f"what the study needs is not pinned: {error}", stacklevel=2)
         return Summary(
             folder,
             study.records(searching=False),

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from tune import storage_url
 from tune.domain import Domain, Value, comparison_operand, holds, same
+from ups.core import store_uri
 from ups.core.schema import Schema, known_paths
 
 Suggest = Callable[[str, Domain], Value]
@@ -92,7 +93,8 @@ class Resources(Schema):
     concurrency: int | Literal["auto"] = "auto"
     """trials at a time; auto is what the machine, or the cluster as it is at the moment, holds"""
     store: str | None = None
-    """folder of finished stages, which several studies may share; null is STUDY/store"""
+    """folder, or URI such as s3://bucket/path, of finished stages, which several studies may share; null is
+    STUDY/store"""
     study_storage: str | None = None
     """path of an Optuna journal, or postgresql:// where several drivers search one study; null is STUDY/journal.log"""
     study_name: str | None = Field(None, min_length=1, max_length=200)
@@ -101,6 +103,17 @@ class Resources(Schema):
     @property
     def cpus_per_trial(self) -> int:
         return self.workers_per_trial * self.cpus_per_worker
+
+    @field_validator("store")
+    @classmethod
+    def _can_be_a_store(cls, place: str | None) -> str | None:
+        return None if place is None else store_uri.check(place)
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _without_credentials(cls, place: Any) -> Any:
+        # below the other one, as for `study_storage`
+        return store_uri.wash(place) if isinstance(place, str) else place
 
     @field_validator("study_storage")
     @classmethod

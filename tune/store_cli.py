@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tune.study import StudyFolder
-    from ups.core.artifacts import Artifact, ArtifactStore, GcResult
+    from ups.core.store import Artifact, GcResult, Store
 
 store_app = typer.Typer(
     help="The artifact store: finished stages that no trial trains again.",
@@ -27,7 +27,8 @@ store_app = typer.Typer(
     rich_markup_mode="rich",
 )
 Place = Annotated[
-    Path, typer.Argument(help="A STUDY folder, or the folder of a store such as RUN/store.", metavar="STUDY|DIR")
+    str,
+    typer.Argument(help="A STUDY folder, or a store: a folder such as RUN/store, or a URI.", metavar="STUDY|STORE"),
 ]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -46,7 +47,7 @@ def ls(
 
     store, _ = _opened(place)
     found = store.ls()
-    console().print(_table(str(store.root), found))
+    console().print(_table(str(store), found))
     if json is not None:
         write_atomic(json, (json_module.dumps([_plain(artifact) for artifact in found], indent=1) + "\n").encode())
 
@@ -101,21 +102,21 @@ def shown_size(size: int) -> str:
     return f"{float(f'{value:.3g}'):g} {unit}"
 
 
-def _opened(place: Path) -> tuple[ArtifactStore, StudyFolder | None]:
+def _opened(place: str) -> tuple[Store, StudyFolder | None]:
     """The store, and the study whose it is, if a study was named.
 
     Raises:
         UserError: neither a study nor a store.
     """
     from tune.study import load_study
-    from ups.core.artifacts import ArtifactStore
+    from ups.core.remote_store import open_store
 
-    if (place / "study.yaml").exists():
-        study = load_study(place)
-        return ArtifactStore(study.store), study
-    store = ArtifactStore(place)
+    if Path(place, "study.yaml").exists():
+        study = load_study(Path(place))
+        return open_store(study.store), study
+    store = open_store(place)
     if not store.is_there:
-        raise UserError(f"{place}: no artifact store here; name a STUDY, or the folder of a store such as RUN/store")
+        raise UserError(f"{store}: no artifact store here; name a STUDY, or the folder of a store such as RUN/store")
     return store, None
 
 
@@ -154,14 +155,13 @@ def _summary(found: GcResult, dry_run: bool) -> str:
     )
 
 
-def _too_much(store: ArtifactStore, found: GcResult) -> str:
+def _too_much(store: Store, found: GcResult) -> str:
     owners = ", ".join(sorted(store.pins())) or "nobody"
     return (
-        f"{store.root}: {shown_size(found.bytes_protected)} are protected, more than {shown_size(found.max_bytes)} "
-        f"(in use, being written, or pinned by: {owners}); a pin of a study that is no more is a file in "
-        f"{store.root / 'pins'}"
+        f"{store}: {shown_size(found.bytes_protected)} are protected, more than {shown_size(found.max_bytes)} "
+        f"(in use, being written, or pinned by: {owners}); a pin of a study that is no more is a file in {store}/pins"
     )
 
 
 def _plain(artifact: Artifact) -> dict[str, str | int | float | bool]:
-    return {name: value for name, value in vars(artifact).items() if name != "folder"}
+    return {name: value for name, value in vars(artifact).items() if name != "name"}

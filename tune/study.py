@@ -25,13 +25,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.domain import from_journal
 from tune.objectives import best_of
+from tune.snapshot import Snapshot
 from tune.space import SearchConfig, Space
 from tune.storage import backend_of, read_trials, take_lock
 from tune.storage_url import is_database
 from tune.trial import run_folder
 from ups.config import RunConfig
 from ups.core.errors import UserError
+from ups.core.remote_store import RemoteStore, open_store
 from ups.core.runtime import write_atomic
+from ups.core.store_uri import folder_of, is_uri
 from ups.core.types import Status
 
 SYNC_SECONDS = 1.0
@@ -140,9 +143,9 @@ class StudyFolder:
         return best_of(self.trials, self.config)
 
     @property
-    def store(self) -> Path:
+    def store(self) -> Path | str:
         """Where its finished stages are."""
-        return store_folder(self.path, self.config)
+        return store_place(self.path, self.config)
 
     def config_of(self, record: TrialRecord) -> RunConfig:
         """The complete config that the trial trained."""
@@ -152,9 +155,12 @@ class StudyFolder:
         return run_folder(self.path, record.number)
 
 
-def store_folder(study: Path, config: SearchConfig) -> Path:
-    """Absolute path of the folder of finished stages: the study's own, or the one it shares with others."""
-    return Path(config.resources.store or study / "store").absolute()
+def store_place(study: Path, config: SearchConfig) -> Path | str:
+    """Where finished stages are: the absolute path of a folder, the study's own or one it shares, or a URI."""
+    place = config.resources.store
+    if place is not None and is_uri(place):
+        return place
+    return (study / "store" if place is None else folder_of(place)).absolute()
 
 
 def diverged_shares(trials: Sequence[TrialRecord]) -> tuple[float, float] | None:
@@ -255,6 +261,7 @@ class OpenStudy:
         self._backend = backend_of(self.folder, resources.study_storage, resources.study_name)
         self.is_shared = self._backend.is_shared
         self._synced, self._is_synced = float("-inf"), True
+        self._snapshot: Snapshot | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(self.folder / ".lock", self.folder)
@@ -281,8 +288,15 @@ class OpenStudy:
             write_atomic(self.folder / "study.yaml", self.plan.to_yaml().encode())
             lines = [json.dumps(record_of(trial, True).to_json()) + "\n" for trial in self._ended_here()]
             write_atomic(self.folder / "trials.jsonl", "".join(lines).encode())
+            self._snapshot = self._begin_snapshot()
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
+
+    def _begin_snapshot(self) -> Snapshot | None:
+        place, store = self.plan.config.resources.study_storage, open_store(store_place(self.folder, self.plan.config))
+        if is_database(place) or not isinstance(store, RemoteStore):
+            return None
+        return Snapshot(self.folder, Path(place or self.folder / "journal.log"), store.objects)
 
     def __enter__(self) -> Self:
         return self
@@ -293,6 +307,8 @@ class OpenStudy:
         if not self._is_synced:
             self._sync()
         self._backend.close()
+        if self._snapshot is not None:
+            self._snapshot.close()
         self._lock.close()
 
     def records(self, *, searching: bool = True) -> tuple[TrialRecord, ...]:
@@ -357,6 +373,8 @@ class OpenStudy:
         with open(self.folder / "trials.jsonl", "rb") as stream:
             os.fsync(stream.fileno())
         self._backend.sync()
+        if self._snapshot is not None:
+            self._snapshot.copy_if_due()
         self._synced, self._is_synced = time.monotonic(), True
 
     def _ended_here(self) -> list[FrozenTrial]:

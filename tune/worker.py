@@ -39,7 +39,7 @@ class Trainer(Protocol):
         *,
         resume: bool,
         evaluate_on: Literal["none"],
-        store: Path,
+        store: Path | str,
         busy: Literal["raise"],
     ) -> RunResult: ...
 
@@ -50,7 +50,7 @@ class _TimedOut(Exception):
 
 def trial_function(
     study: Path,
-    store: Path,
+    store: Path | str,
     space: Space,
     trainer: Trainer | None,
     limit: float | None,
@@ -61,7 +61,7 @@ def trial_function(
 
     Args:
         study: absolute path of the STUDY folder.
-        store: folder of finished stages, which all trials share.
+        store: folder, or URI, of finished stages, which all trials share.
         trainer: None is the real one.
         limit: seconds of training after which a trial is TIMED_OUT.
         workers: processes that the real trainer trains on; one is the trial's own.
@@ -88,7 +88,7 @@ def trial_function(
 
 def _outcome(
     study: Path,
-    store: Path,
+    store: Path | str,
     space: Space,
     train: Trainer,
     reporter: _Reporter,

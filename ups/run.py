@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 
 from ups.config import RunConfig, dump_yaml, load_config
-from ups.core.artifacts import ArtifactStore
 from ups.core.errors import DataError, UserError
 from ups.core.ranks import ALONE, Ranks
+from ups.core.remote_store import open_store
 from ups.core.runtime import compiles, pick_device, write_atomic
 from ups.core.types import FieldSpec, Progress, Report, RunResult, Status
 from ups.data.normalization import Normalizer
@@ -42,15 +42,15 @@ def train_run(
     resume: bool = False,
     evaluate_on: Literal["test", "none"] = "test",
     task: Task | None = None,
-    store: Path | None = None,
+    store: Path | str | None = None,
     busy: Literal["wait", "raise"] = "wait",
     ranks: Ranks = ALONE,
 ) -> RunResult:
     """Train what `config` says into the folder `out`.
 
-    Stages that `store` holds are taken from there and new ones are published to it; by default a run keeps its
-    artifacts to itself, in `out/store`. A stage that another process trains into the same store right now is waited
-    for, or, with `busy="raise"`, refused, which leaves the run resumable.
+    Stages that `store`, a folder or a URI, holds are taken from there and new ones are published to it; by default a
+    run keeps its artifacts to itself, in `out/store`. A stage that another process trains into the same store right now
+    is waited for, or, with `busy="raise"`, refused, which leaves the run resumable.
 
     Expected failures (EXPLODED, NOT_FINITE, STALLED, OUT_OF_MEMORY) are a status of the result. With `resume`, a
     finished run returns its recorded result and an unfinished one goes on from `last`, exactly on one device.
@@ -70,7 +70,7 @@ def train_run(
     with ranks.agreed():
         task = task or load_task(config.task)
     _refuse_other_data(task, ranks)
-    keys, artifacts, wait = stage_keys(config, task.fingerprint), ArtifactStore(store or out / "store"), busy == "wait"
+    keys, artifacts, wait = stage_keys(config, task.fingerprint), open_store(store or out / "store"), busy == "wait"
     # while it waits, a run has nothing on the device
     ranks.lead(lambda: await_stages(keys, artifacts, out, wait=wait))
     device = pick_device(config.runtime.device)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ups.core.artifacts import ArtifactStore
 from ups.core.errors import DataError, StageBusy
-from ups.core.leases import Lease
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -32,15 +26,6 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "never came"
         time.sleep(0.02)
-
-
-def test_what_is_published_is_found(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    assert store.find("key") is None
-    folder = store.publish("key", lambda temporary: (temporary / "a.txt").write_text("one") and None)
-    assert store.find("key") == folder
-    assert (folder / "a.txt").read_text() == "one"
-    assert store.find("other") is None
 
 
 def test_the_second_publisher_gets_the_first_ones_copy(tmp_path: Path) -> None:
@@ -59,19 +44,6 @@ def test_the_second_publisher_gets_the_first_ones_copy(tmp_path: Path) -> None:
     folder = store.publish("race", while_another_publishes)
     assert (folder / "a").read_text() == "early"
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
-
-
-def test_a_failure_publishes_nothing(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-
-    def fail(temporary: Path) -> None:
-        (temporary / "a").write_text("half")
-        raise RuntimeError("no space")
-
-    with pytest.raises(RuntimeError):
-        store.publish("key", fail)
-    assert store.find("key") is None
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "manifest"])
@@ -175,47 +147,6 @@ def test_who_will_not_wait_is_told_who_is_busy(tmp_path: Path) -> None:
     assert other.claim("key", "operator", wait=False) is None
 
 
-def test_a_manifest_says_what_it_is_and_what_it_saves(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    store.publish("key", lambda folder: (folder / "a").write_text("four") and None, what="operator", seconds=12.5)
-    (found,) = store.ls()
-    assert (found.key, found.what, found.bytes, found.seconds) == ("key", "operator", 4, 12.5)
-    assert not found.is_protected
-    assert found.created == pytest.approx(time.time(), abs=60)
-
-
-def test_use_is_what_keeps_an_artifact(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    for key in "abc":
-        folder = publish(store, key, "x" * 100)
-        os.utime(folder / "manifest.json", (1000.0, 1000.0 + ord(key)))
-    assert [artifact.key for artifact in store.ls()] == ["a", "b", "c"]
-    assert store.has("b")  # a look from afar is no use
-    store.find("a")
-    assert [artifact.key for artifact in store.ls()] == ["b", "c", "a"]
-    assert [artifact.key for artifact in store.gc(250, dry_run=True).removed] == ["b"]
-    assert [artifact.key for artifact in store.gc(250).removed] == ["b"]
-    assert store.find("a")
-    assert store.find("b") is None
-
-
-def test_what_is_needed_stays_even_if_the_store_is_too_large(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    for key in ("pinned", "made", "read", "free"):
-        publish(store, key, "x" * 100)
-    store.pin("study", ["pinned", "not there yet"])
-    # a lease on what is there: it is made anew by somebody who found it missing
-    lease = store.leases.acquire("f" * 64, "made", "operator", None, ["read"])
-    assert lease is not None
-    result = store.gc(0)
-    assert [artifact.key for artifact in result.removed] == ["free"]
-    assert (result.bytes_after, result.bytes_protected, result.fits) == (300, 300, False)
-    lease.release()
-    store.pin("study", [])
-    assert store.gc(0).fits
-    assert store.ls() == []
-
-
 def test_a_collection_clears_rests_and_touches_nothing_else(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     group = publish(store, "key", "x").parent
@@ -249,82 +180,3 @@ def test_a_reader_that_meets_a_collection_finds_nothing_and_no_damage(
 
     monkeypatch.setattr(Path, "read_text", removed_after_the_manifest_was_read)
     assert store.find("key") is None
-
-
-def test_a_damaged_pin_stops_a_collection(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    publish(store, "key", "content")
-    store.pin("study", ["key"])
-    next((tmp_path / "pins").glob("*.json")).write_text("{")
-    with pytest.raises(DataError, match="what it protects"):
-        store.gc(0)
-    assert store.find("key")
-
-
-KEYS = st.sampled_from("abcdef")
-
-
-class Collected(RuleBasedStateMachine):
-    """Whatever is published, used, pinned, leased and collected in whatever order: found is what must be found."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.store = ArtifactStore(Path(self.folder.name))
-        self.sizes: dict[str, int] = {}
-        self.pins: dict[str, set[str]] = {}
-        self.leases: dict[str, Lease] = {}
-
-    def teardown(self) -> None:
-        for lease in self.leases.values():
-            lease.release()
-        self.folder.cleanup()
-
-    @rule(key=KEYS, size=st.integers(1, 50))
-    def publish(self, key: str, size: int) -> None:
-        publish(self.store, key, "x" * size)
-        self.sizes.setdefault(key, size)
-
-    @rule(key=KEYS)
-    def use(self, key: str) -> None:
-        self.store.find(key)
-
-    @rule(owner=st.sampled_from(["one", "other"]), keys=st.sets(KEYS))
-    def pin(self, owner: str, keys: set[str]) -> None:
-        self.store.pin(owner, keys)
-        self.pins[owner] = keys
-
-    @rule(key=KEYS)
-    def lease(self, key: str) -> None:
-        if key in self.leases:
-            self.leases.pop(key).release()
-        else:
-            lease = self.store.leases.acquire(hashlib.sha256(key.encode()).hexdigest(), key, "operator")
-            assert lease is not None
-            self.leases[key] = lease
-
-    @rule(max_bytes=st.integers(0, 200), dry_run=st.booleans())
-    def collect(self, max_bytes: int, dry_run: bool) -> None:
-        protected = set().union(*self.pins.values()) | set(self.leases)
-        order = [artifact.key for artifact in self.store.ls()]
-        result = self.store.gc(max_bytes, dry_run=dry_run)
-        removed = [artifact.key for artifact in result.removed]
-        free = [key for key in order if key not in protected]
-        assert removed == free[: len(removed)]  # the least recently used, and none that is needed
-        kept = {key: size for key, size in self.sizes.items() if key not in removed}
-        assert result.bytes_after == sum(kept.values())
-        assert result.fits == (result.bytes_after <= max_bytes)
-        assert result.fits or removed == free
-        if removed:  # no more than had to go
-            assert result.bytes_after + self.sizes[removed[-1]] > max_bytes
-        if not dry_run:
-            self.sizes = kept
-
-    @invariant()
-    def what_was_published_and_not_collected_is_found(self) -> None:
-        assert {artifact.key: artifact.bytes for artifact in self.store.ls()} == self.sizes
-        assert all(self.store.has(key) == (key in self.sizes) for key in "abcdef")
-
-
-Collected.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
-TestCollected = Collected.TestCase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ups.cli.terminal import run_app
 from ups.config import RunConfig, dump_yaml
 from ups.core.artifacts import ArtifactStore
 from ups.core.errors import UserError
+from ups.core.remote_store import RemoteStore
+from ups.core.store import Store
 from ups.core.types import Status
 from ups.data.task import load_task
 from ups.training.keys import stage_keys
@@ -50,7 +53,7 @@ def ups(*arguments):
     return run_app(app, ["store", *map(str, arguments)])
 
 
-def fill(store: ArtifactStore, *keys: str, what: str = "operator") -> None:
+def fill(store: Store, *keys: str, what: str = "operator") -> None:
     for key in keys:
         store.publish(key, lambda folder: (folder / "a").write_text("x" * 1000) and None, what=what, seconds=90)
 
@@ -115,6 +118,27 @@ def test_a_store_is_listed(tmp_path, capsys):
     assert set(rows[0]) == {"key", "what", "bytes", "seconds", "created", "last_used", "pinned", "leased"}
 
 
+def test_a_store_behind_a_uri_is_listed_and_collected_for_its_study(plan, key_of, tmp_path, capsys):
+    uri = f"memory://{uuid.uuid4().hex}"
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "study.yaml").write_text(
+        Plan(plan.config.override({"resources.store": uri}), plan.base, plan.start_from).to_yaml()
+    )
+    store = RemoteStore(uri, tmp_path / "cache")
+    fill(store, key_of(), key_of(0.2), key_of(0.3))
+    assert ups("ls", uri) == 0
+    assert "3 artifacts, 3 kB, 4 min 30 s of work" in capsys.readouterr().out
+    assert ups("gc", study, "--max-size", "1kB") == 0
+    assert "removed 2 artifacts" in capsys.readouterr().out
+    assert [artifact.key for artifact in store.ls()] == [key_of()]
+    # two machines may have a study of this path
+    (owner,) = store.pins()
+    assert owner.startswith("study-")
+    assert ups("gc", study, "--max-size", "10B") == 1
+    assert f"is a file in {uri}/pins" in capsys.readouterr().err
+
+
 def test_a_study_that_trained_nothing_has_an_empty_store(plan, tmp_path, capsys):
     (tmp_path / "study.yaml").write_text(plan.to_yaml())
     assert ups("ls", tmp_path) == 0
@@ -129,6 +153,8 @@ def test_a_study_that_trained_nothing_has_an_empty_store(plan, tmp_path, capsys)
         (("gc", "store", "--max-size", "many"), "a size is written like 500MB"),
         (("gc", "store", "--max-size", "5iB"), "a size is written like 500MB"),
         (("gc", "store"), "max-size"),
+        (("ls", "memory://nothing-here"), "no artifact store here"),
+        (("ls", "s3://key:hidden@bucket/x"), "credentials belong into the environment"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
@@ -140,6 +166,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, message
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+    assert "hidden" not in error
     assert len(ArtifactStore(Path("store")).ls()) == 1
 
 

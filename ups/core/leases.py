@@ -1,12 +1,12 @@
 """Who is making an artifact right now, so that two that need the same one make it once.
 
 A lease is a file in the store itself. It holds between the processes of one machine, between several drivers, and
-between machines that share the file system, and needs neither a cluster nor a database: whoever can read an artifact
-can see who is making it. The newest file in `leases/<name of the key>/` is the lease; its name is a number.
+between machines that share the store, and needs neither a cluster nor a database: whoever can read an artifact can see
+who is making it. The newest file in `leases/<name of the key>/` is the lease; its name is a number.
 
-- To take a lease is to create the next number, which the file system lets exactly one succeed in (O_EXCL). A free
-  lease and one whose holder is dead are taken in the same way. No file is renamed or removed for that, so an observer
-  that was slow cannot take away the lease of one who was faster.
+- To take a lease is to create the next number, which the store lets exactly one succeed in (`ups.core.numbered`). A
+  free lease and one whose holder is dead are taken in the same way. No file is renamed or removed for that, so an
+  observer that was slow cannot take away the lease of one who was faster.
 - A holder beats: a thread rewrites a counter in the file. A holder is dead when its process no longer lives (seen at
   once on the same machine), or when its counter stood still for `ttl_seconds` of the observer's own monotonic clock;
   the clocks of two machines are never compared.
@@ -19,16 +19,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from ups.core.numbered import NumberedFiles, NumberedFolder
 
 BEAT_SECONDS = 5.0
 TTL_SECONDS = 60.0
@@ -57,6 +59,8 @@ class Holder:
     """where its checkpoints lie"""
     reads: tuple[str, ...]
     """keys of artifacts that it has open while it works"""
+    token: str
+    """this lease's own: a store may not know whether it was our request that created a file, or one just like it"""
 
     @property
     def is_gone(self) -> bool:
@@ -67,11 +71,22 @@ class Holder:
 class Lease:
     """The right to make one artifact; a context manager that gives it back."""
 
-    def __init__(self, path: Path, file: int, holder: Holder, remains: Sequence[Path], beat_seconds: float) -> None:
+    def __init__(
+        self,
+        files: NumberedFiles,
+        place: str,
+        number: int,
+        holder: Holder,
+        remains: Sequence[Path],
+        beat_seconds: float,
+    ) -> None:
         self.remains = tuple(remains)
         """folders of earlier holders who did not finish, the latest first"""
-        self._path, self._file, self._holder, self._beat_seconds = path, file, holder, beat_seconds
+        self._files, self._place, self._number = files, place, number
+        self._holder, self._beat_seconds = holder, beat_seconds
         self._beats, self._settled, self._released = 0, False, False
+        self._lost, self._looked = False, time.monotonic()
+        self._at_end: list[Callable[[bool], None]] = []
         self._end, self._lock = threading.Event(), threading.Lock()
         # a daemon: it must not keep a process alive whose work is over
         threading.Thread(target=self._beat_on, name=f"lease of {holder.what}", daemon=True).start()
@@ -86,8 +101,13 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another one has taken the lease meanwhile."""
-        return _newest(self._path.parent) != self._path
+        """Whether another one has taken the lease meanwhile; a store that does not answer has said nothing."""
+        now = time.monotonic()
+        if not self._lost and now - self._looked >= self._files.look_seconds:
+            self._looked = now
+            with contextlib.suppress(OSError):
+                self._lost = _newest(self._files, self._place) != self._number
+        return self._lost
 
     def check(self) -> None:
         """Raises LeaseLost if another one has taken the lease."""
@@ -97,6 +117,10 @@ class Lease:
     def settle(self) -> None:
         """The artifact is published: nobody has to go on from this holder's checkpoints, or from earlier ones."""
         self._settled = True
+
+    def at_end(self, act: Callable[[bool], None]) -> None:
+        """Call `act` when the lease is given back, with whether the artifact is published."""
+        self._at_end.append(act)
 
     def release(self) -> None:
         """Give the lease back; a second call does nothing."""
@@ -108,19 +132,18 @@ class Lease:
                 return
             self._released = True
             self._end.set()
-            # the store may be gone, or its disk full: then the end of this process frees the lease
-            with contextlib.suppress(OSError):
-                if not self.is_lost:
-                    self._give_back()
-            os.close(self._file)
+        for act in self._at_end:
+            act(self._settled)
+        # the store may be gone, or its disk full: then the end of this process frees the lease
+        with contextlib.suppress(OSError):
+            if _newest(self._files, self._place) == self._number:
+                self._give_back()
 
     def _give_back(self) -> None:
         if self._settled:
-            for path in _generations(self._path.parent):
-                path.unlink(missing_ok=True)
-            self._path.parent.rmdir()
+            self._files.remove(self._place)
         else:
-            os.pwrite(self._file, _header(_FREE, self._beats), 0)
+            self._files.write(self._place, self._number, self._content(_FREE))
 
     def _beat_on(self) -> None:
         while not self._end.wait(self._beat_seconds):
@@ -128,22 +151,27 @@ class Lease:
                 if self._released:
                     return
                 self._beats += 1
-                os.pwrite(self._file, _header(_HELD, self._beats), 0)
-                os.fsync(self._file)  # another machine sees what the server has
+                self._files.write(self._place, self._number, self._content(_HELD))
+
+    def _content(self, state: bytes) -> bytes:
+        return _content(state, self._beats, self._holder)
 
 
 class Leases:
     """The leases of one store.
 
     Args:
-        root: folder of the lease files.
+        files: what they are kept in, or a folder for them.
         beat_seconds: time between two beats of a holder.
         ttl_seconds: how long a counter may stand still before its holder counts as dead; several beats.
     """
 
-    def __init__(self, root: Path, beat_seconds: float = BEAT_SECONDS, ttl_seconds: float = TTL_SECONDS) -> None:
-        self.root, self._beat_seconds, self._ttl_seconds = root, beat_seconds, ttl_seconds
-        self._watched: dict[Path, _Watch] = {}
+    def __init__(
+        self, files: NumberedFiles | Path, beat_seconds: float = BEAT_SECONDS, ttl_seconds: float = TTL_SECONDS
+    ) -> None:
+        self._files: NumberedFiles = NumberedFolder(files) if isinstance(files, Path) else files
+        self._beat_seconds, self._ttl_seconds = beat_seconds, ttl_seconds
+        self._watched: dict[tuple[str, int], _Watch] = {}
 
     def acquire(
         self, name: str, key: str, what: str, folder: Path | None = None, reads: Sequence[str] = ()
@@ -151,23 +179,23 @@ class Leases:
         """The lease on `key`; None if a living holder has it.
 
         Args:
-            name: of the key's folder below the root, 64 hexadecimal digits.
+            name: of the key's place, 64 hexadecimal digits.
             key, what, folder, reads: see `Holder`.
 
         Raises:
             OSError: the store cannot be written.
         """
-        place = self.root / name
+        files = self._files
         mine = None if folder is None else str(folder.absolute())
-        holder = Holder(key, what, _machine(), os.getpid(), _started(os.getpid()), mine, tuple(reads))
+        pid, token = os.getpid(), uuid.uuid4().hex
+        holder = Holder(key, what, _machine(), pid, _started(pid), mine, tuple(reads), token)
         while True:
-            newest = _newest(place)
-            if newest is not None and self._is_live(newest):
+            newest = _newest(files, name)
+            if newest is not None and self._is_live(name, newest):
                 return None
-            path = place / f"{_number(newest) + 1:08d}"
-            file = _create(path, _header(_HELD, 0) + json.dumps(asdict(holder)).encode())
-            if file is not None:
-                return Lease(path, file, holder, _remains(place, path, mine), self._beat_seconds)
+            number = (newest or 0) + 1
+            if files.create(name, number, _content(_HELD, 0, holder)):
+                return Lease(files, name, number, holder, _remains(files, name, number, mine), self._beat_seconds)
 
     def is_held(self, name: str) -> bool:
         """Whether a living holder has the lease.
@@ -175,42 +203,42 @@ class Leases:
         A holder that counts as dead is taken its lease: it may have taken long to find that out, and who asks next
         need not watch the counter anew.
         """
-        newest = _newest(self.root / name)
-        if newest is None or _read(newest)[0] == _FREE:
+        newest = _newest(self._files, name)
+        if newest is None or _read(self._files, name, newest)[0] == _FREE:
             return False
-        if self._is_live(newest):
+        if self._is_live(name, newest):
             return True
         with contextlib.suppress(OSError):  # a store that can only be read
-            file = _create(newest.with_name(f"{_number(newest) + 1:08d}"), _header(_FREE, 0))
-            if file is not None:
-                os.close(file)
+            self._files.create(name, newest + 1, _header(_FREE, 0))
         return False
 
     def held(self) -> Iterator[Holder]:
         """Everybody who has a lease; one who may be dead on another machine still counts."""
-        for place in _folders(self.root):
-            newest = _newest(place)
-            holder = None if newest is None or not self._is_live(newest) else _read(newest)[1]
+        for place in self._files.places():
+            newest = _newest(self._files, place)
+            if newest is None or not self._is_live(place, newest):
+                continue
+            holder = _read(self._files, place, newest)[1]
             if holder is not None:
                 yield holder
 
     def sweep(self, published: set[str]) -> None:
         """Remove what nobody holds and nobody can go on from: the artifact is published, or no folder is left."""
-        for place in _folders(self.root):
-            newest = _newest(place)
-            if newest is not None and self._is_live(newest):
+        for place in self._files.places():
+            newest = _newest(self._files, place)
+            if newest is not None and self._is_live(place, newest):
                 continue
-            if place.name in published or not any(folder.is_dir() for folder in _remains(place, None, None)):
-                shutil.rmtree(place, ignore_errors=True)
+            if place in published or not any(folder.is_dir() for folder in _remains(self._files, place, None, None)):
+                self._files.remove(place)
 
-    def _is_live(self, path: Path) -> bool:
-        state, holder, stamp = _read(path)
+    def _is_live(self, place: str, number: int) -> bool:
+        state, holder, stamp = _read(self._files, place, number)
         if state == _FREE or (holder is not None and holder.is_gone):
-            self._watched.pop(path, None)
+            self._watched.pop((place, number), None)
             return False
-        watch = self._watched.get(path)
+        watch = self._watched.get((place, number))
         if watch is None or watch.stamp != stamp:
-            self._watched[path] = _Watch(stamp, time.monotonic())
+            self._watched[place, number] = _Watch(stamp, time.monotonic())
             return True
         now = time.monotonic()
         # one long pause counts little: a virtual machine that was paused paused holder and observer together
@@ -228,23 +256,10 @@ class _Watch:
     quiet_seconds: float = 0.0
 
 
-def _create(path: Path, content: bytes) -> int | None:
-    """The new file, open; None if it exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    except (FileExistsError, FileNotFoundError):  # the latter: whoever had the lease removed its folder this moment
-        return None
-    os.write(file, content)
-    os.fsync(file)
-    return file
-
-
-def _read(path: Path) -> tuple[bytes, Holder | None, bytes]:
+def _read(files: NumberedFiles, place: str, number: int) -> tuple[bytes, Holder | None, bytes]:
     """State, holder and whole content; one that is being created, or was freed by an observer, has no holder."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    content = files.read(place, number)
+    if content is None:
         return _FREE, None, b""
     try:
         data = json.loads(content[_HEADER:])
@@ -254,48 +269,30 @@ def _read(path: Path) -> tuple[bytes, Holder | None, bytes]:
     return content[:4], holder, content
 
 
+def _content(state: bytes, beats: int, holder: Holder) -> bytes:
+    return _header(state, beats) + json.dumps(asdict(holder)).encode()
+
+
 def _header(state: bytes, beats: int) -> bytes:
     return b"%s %012d\n" % (state, beats)
 
 
-def _newest(place: Path) -> Path | None:
-    found = _generations(place)
-    if not found:
-        return None
-    newest = found[-1]
-    # a shared file system may list a folder as it was some seconds ago; a file that is opened is there
-    while (following := newest.with_name(f"{_number(newest) + 1:08d}")).exists():
-        newest = following
-    return newest
+def _newest(files: NumberedFiles, place: str) -> int | None:
+    return max(files.numbers(place), default=None)
 
 
-def _generations(place: Path) -> list[Path]:
-    try:
-        return sorted(place / name for name in os.listdir(place) if name.isdigit())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _number(path: Path | None) -> int:
-    return 0 if path is None else int(path.name)
-
-
-def _remains(place: Path, own: Path | None, folder: str | None) -> list[Path]:
+def _remains(files: NumberedFiles, place: str, own: int | None, folder: str | None) -> list[Path]:
     """Folders of earlier holders, the latest first. Files that name none, or the taker's own, say nothing more."""
     found: list[Path] = []
-    for path in reversed(_generations(place)):
-        if path == own:
+    for number in reversed(files.numbers(place)):
+        if number == own:
             continue
-        holder = _read(path)[1]
+        holder = _read(files, place, number)[1]
         if holder is not None and holder.folder not in (None, folder):
             found.append(Path(str(holder.folder)))
         elif own is not None:
-            path.unlink(missing_ok=True)
+            files.remove(place, number)
     return list(dict.fromkeys(found))
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(root.glob("[0-9a-f]" * 64))
 
 
 @cache

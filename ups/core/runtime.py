@@ -189,3 +189,16 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(file: Path, *, flush: bool = False) -> str:
+    """The checksum of a file; with `flush` its content is on the disk afterwards, and not only in memory."""
+    with open(file, "rb") as stream:
+        if flush:
+            os.fsync(stream.fileno())
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """What this machine keeps of things that it can get again: $UPS_CACHE, or ~/.cache/ups."""
+    return Path(os.environ.get("UPS_CACHE") or Path.home() / ".cache" / "ups")

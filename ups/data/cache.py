@@ -51,11 +51,6 @@ class Rows(Protocol):
         ...
 
 
-def default_folder() -> Path:
-    """$UPS_CACHE, or ~/.cache/ups."""
-    return Path(os.environ.get("UPS_CACHE") or Path.home() / ".cache" / "ups")
-
-
 def file_identity(path: Path) -> list[str | int]:
     """What changes when a file changes, without reading it: resolved path, size, time of change."""
     resolved = path.resolve()

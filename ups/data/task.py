@@ -17,9 +17,10 @@ from pydantic import Field
 
 from ups.core.errors import DataError
 from ups.core.physics import EQUATIONS
+from ups.core.runtime import cache_folder
 from ups.core.schema import Schema, fingerprint
 from ups.core.types import FieldSpec
-from ups.data.cache import Array32, default_folder, file_identity, load_reduced
+from ups.data.cache import Array32, file_identity, load_reduced
 from ups.data.normalization import Moments, Normalizer
 from ups.data.pdebench import FAMILY_OF, FileInfo, check_reduction, inspect, read_trajectories
 from ups.data.splits import NAMES, split_trajectories
@@ -113,7 +114,7 @@ def load_task(config: TaskConfig, cache: Path | None = None) -> Task:
 
     parts = [getattr(split, name) for name in NAMES]
     rows = _Rows(infos, spec, config.space_stride, config.time_stride, frames, parts)
-    reduced = load_reduced(rows.key(), rows, cache or default_folder())
+    reduced = load_reduced(rows.key(), rows, cache or cache_folder())
     ends = np.cumsum([0] + [len(infos) * len(part) for part in parts])
     train, validation, test = (
         Trajectories(
@@ -147,7 +148,7 @@ def load_file(
     info = inspect(path)
     spec, frames = _joined([info], equation, space_stride, time_stride, frames)
     rows = _Rows([info], spec, space_stride, time_stride, frames, [range(info.trajectories)])
-    reduced = load_reduced(rows.key(), rows, cache or default_folder())
+    reduced = load_reduced(rows.key(), rows, cache or cache_folder())
     count = info.trajectories
     parameters_SP = np.repeat(_parameters(info, spec)[None], count, axis=0)
     return spec, Trajectories(reduced.fields_STXC, parameters_SP, np.zeros(count, np.int64), spec.dt)

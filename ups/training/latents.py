@@ -6,6 +6,7 @@ M pairs, B batch, N tokens, D latent width, F condition features, X cells, C cha
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -86,11 +87,23 @@ def write_pairs(
                     shape = (rows, *values.shape[1:])
                     path = folder / f"{each.name}.npy"
                     arrays[each.name] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                    _reserve(path)
                 arrays[each.name][place : place + count] = values.float().cpu().numpy()
             place += count
     assert place == rows, (place, rows)
     for array in arrays.values():
         array.flush()
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a file that is going to be written through a map: later a full disk would kill the process.
+
+    Raises:
+        OSError: there is none.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def open_pairs(folder: Path) -> Pairs:

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -16,8 +17,8 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 
-from ups.core.artifacts import ArtifactStore
 from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.errors import DataError
 from ups.core.leases import Lease, LeaseLost
 from ups.core.ranks import ALONE, Ranks
 from ups.core.runtime import (
@@ -30,6 +31,7 @@ from ups.core.runtime import (
     write_atomic,
 )
 from ups.core.schema import Schema, fingerprint
+from ups.core.store import Store
 from ups.core.types import Progress, Report, Status
 from ups.data.task import Task
 from ups.evaluation.evaluate import score
@@ -129,7 +131,7 @@ class Pipeline:
     task: Task
     surrogate: Surrogate
     folder: Path
-    store: ArtifactStore
+    store: Store
     facts: dict[str, Any]
     """travel in every checkpoint that is a predictor"""
     report: Report
@@ -422,10 +424,21 @@ class Pipeline:
             if found is not None:
                 # a collection removed it this moment
                 with contextlib.suppress(FileNotFoundError), self.ranks.agreed():
-                    return open_pairs(found)
+                    return open_pairs(self._here(key, found))
             with self._claim(key, "latents") as (claimed, lease):
                 if claimed:
                     self.ranks.lead(lambda: self._make_pairs(key, what, lease))
+
+    def _here(self, key: str, found: Path) -> Path:
+        """The folder of what rank 0 has found; of a store behind a URI, another node has a copy of its own.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
+        here = found if found.is_dir() else self.store.find(key)
+        if here is None:
+            raise FileNotFoundError(found)
+        return here
 
     def _make_pairs(self, key: str, what: Mapping[str, Any], lease: Lease | None) -> None:
         fill = partial(write_pairs, surrogate=self.surrogate.eval(), task=self.task, **what)
@@ -478,7 +491,7 @@ class Pipeline:
         return report
 
 
-def await_stages(keys: Mapping[str, str], store: ArtifactStore, run: Path, *, wait: bool) -> None:
+def await_stages(keys: Mapping[str, str], store: Store, run: Path, *, wait: bool) -> None:
     """Return when nobody else trains the first stage that a run has to train.
 
     Raises:
@@ -502,10 +515,18 @@ def _plain(result: StageResult) -> dict[str, Any]:
 
 
 def _load_own(path: Path) -> tuple[StageResult, bool] | None:
-    """How a stage ended in this run and whether it was found then; None if it did not end."""
+    """How a stage ended in this run and whether it was found then; None if it did not end, or what it left is damaged:
+    then it is found in the store, or its end is trained again."""
     if not path.is_file():
         return None
-    return _load_result(path), bool(json.loads(path.read_text()).get("reused"))
+    result = _load_result(path)
+    if result.status is Status.COMPLETE:
+        try:
+            load_checkpoint(path.with_name("best.safetensors"))
+        except DataError as error:
+            warnings.warn(f"{error}; the stage is taken from the store, or trained again", stacklevel=2)
+            return None
+    return result, bool(json.loads(path.read_text()).get("reused"))
 
 
 def _load_result(path: Path) -> StageResult:

@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
     """Put the furthest checkpoint of a stage into `folder`; returns whether there is one to go on from.
 
-    What `folder` holds itself counts as well; a checkpoint in it that belongs to another key is removed.
+    What `folder` holds itself counts as well; a checkpoint in it that belongs to another key or is damaged is removed,
+    the latter with a warning.
 
     Args:
         folder: of the stage in this run.
@@ -35,6 +37,7 @@ def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
         others: folders of the same stage in other runs, which may be gone, damaged, or hold something else.
     """
     step = _step(folder, key)
+    damaged = [name for name in (LAST, BEST) if _is_damaged(folder / name)]
     if step is None:
         for name in (LAST, BEST):
             (folder / name).unlink(missing_ok=True)
@@ -54,6 +57,9 @@ def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
                 if (copy / name).is_file():
                     os.replace(copy / name, folder / name)
             step = theirs
+    if damaged:
+        begin = "at its beginning" if step is None else f"at step {step}"
+        warnings.warn(f"{folder}: damaged checkpoint ({', '.join(damaged)}); the stage goes on {begin}", stacklevel=2)
     return step is not None
 
 
@@ -83,6 +89,15 @@ def adopt(folder: Path, facts: Mapping[str, Any], state: Path) -> bool:
     for name, checkpoint in found.items():
         save_checkpoint(folder / name, Checkpoint(checkpoint.tensors, {**checkpoint.facts, **facts}))
     return True
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether there is a file that cannot be read: the machine failed while it was written, or its disk did."""
+    try:
+        load_checkpoint(path)
+    except DataError:
+        return path.is_file()
+    return False
 
 
 def _step(folder: Path, key: str) -> int | None:
