@@ -189,3 +189,13 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut a last line that a kill, or a full disk, left unfinished: what is appended to it could never be read."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with open(path, "r+b") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)
