@@ -39,4 +39,5 @@ bench: data/demo.h5
 	$(PYTHON) benchmarks/ups_vs_fno.py --nu 0.001 --models ups fno_frame --seconds 120 --tune-seconds 30
 	$(PYTHON) benchmarks/search_cost.py
 	$(PYTHON) benchmarks/search_overhead.py
+	$(PYTHON) benchmarks/faults.py
 	$(PYTHON) benchmarks/tpe_vs_random.py --trials 40 --override stages.operator.epochs=8

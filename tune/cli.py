@@ -147,7 +147,7 @@ def search(
         _print_summary(summary)
     if summary.signalled:
         raise typer.Exit(130)
-    if summary.best is None:
+    if summary.best is None or summary.refused:
         raise typer.Exit(1)
 
 

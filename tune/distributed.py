@@ -214,7 +214,8 @@ class _Lines:
 
     def __init__(self, path: Path, report: Report) -> None:
         self._path, self._report = path, report
-        self._place = path.stat().st_size if path.is_file() else 0
+        # half a line that a kill has left is cut when the run is taken up again
+        self._place = path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
 
     def look(self) -> None:
         for line in self._new():

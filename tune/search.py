@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import ray
 from ray import tune as ray_tune
@@ -30,6 +31,7 @@ from tune.cluster import Pool, check_shared, grows, joined, live_nodes, this_mac
 from tune.driver import Driver
 from tune.fit import fit_to_data, keys_on
 from tune.objectives import best_of
+from tune.patience import StorageRefused
 from tune.pbt import space_of_workers
 from tune.pinning import pin_study
 from tune.placement import GIB
@@ -44,7 +46,7 @@ from ups.core.remote_store import RemoteStore, open_store
 from ups.core.types import Status
 
 WORKER_DEATHS = 3
-"""restarts of a trial whose process died, each from its last checkpoint"""
+"""so many deaths of its process, and a trial is FAILED; after those before it goes on from its last checkpoint"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Summary:
     """why it ended before its last trial, if it did"""
     signalled: bool
     config: SearchConfig
+    refused: bool = False
+    """whether it ended because storage was not to be written"""
 
     @property
     def best(self) -> TrialRecord | None:
@@ -115,13 +119,15 @@ def run_search(
         )
         space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
         function = trial_function(study.folder, place, space, trainer, limit, pool.workers, pool.demand)
-        with _stop_on_signal(driver) as signals:
+        refused = False
+        with _StopOnSignal(driver) as signals:
             if driver.has_work:
                 with _started(pool, plan.config.strategy.trials) if address is None else nullcontext():
+                    signals.install()
                     if address is not None:
                         check_shared(study.folder)
-                    _run_tune(driver, function, pool, study.folder)
-        if trainer is None:
+                    refused = _run_tune(driver, function, pool, study.folder)
+        if trainer is None and not refused:
             try:
                 pin_study(load_study(folder), store)
             except StoreUnreachable as error:
@@ -133,8 +139,9 @@ def run_search(
             plan.config.strategy.trials,
             time.monotonic() - start,
             driver.stop_reason,
-            bool(signals),
+            bool(signals.received),
             plan.config,
+            refused,
         )
 
 
@@ -200,15 +207,16 @@ def _resources(pool: Pool) -> ray_tune.PlacementGroupFactory:
     return ray_tune.PlacementGroupFactory([pool.demand.bundle() if alone else {HEAD_NODE_RESOURCE_NAME: 0.001}])
 
 
-def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path) -> None:
+def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path) -> bool:
+    """Run trials until the driver has enough; returns whether storage refused to be written, here or in a worker."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    names: dict[str, int] = {}
+    searcher = _Searcher(driver, pool, folder)
     shutil.rmtree(folder / "ray", ignore_errors=True)
     try:
         tuner = ray_tune.Tuner(
             ray_tune.with_resources(function, _resources(pool)),
             tune_config=ray_tune.TuneConfig(
-                search_alg=_Searcher(driver, names, pool, folder),
+                search_alg=searcher,
                 scheduler=_Scheduler(driver),
                 num_samples=-1,
                 max_concurrent_trials=driver.wanted,  # not a limit: the searcher asks the pool
@@ -218,17 +226,20 @@ def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path) -> None:
                 name="ray",
                 storage_path=str(folder),
                 stop=_DriverStopper(driver),
-                failure_config=ray_tune.FailureConfig(max_failures=WORKER_DEATHS),
+                failure_config=ray_tune.FailureConfig(max_failures=WORKER_DEATHS - 1),
                 verbose=0,
             ),
         )
         tuner.fit()
+    except StorageRefused as refused:
+        searcher.refuse(str(refused))
     finally:
         shutil.rmtree(folder / "ray", ignore_errors=True)
         if pool.workers > 1:
             # Tune does not wait for what it stopped last
             for run in (folder / "runs").glob("[0-9]*"):
                 _release_workers(run)
+    return searcher.refused
 
 
 class _DriverSide:
@@ -241,12 +252,18 @@ class _DriverSide:
 class _Searcher(_DriverSide, Searcher):
     """Asks the driver for trials, and tells it how they ended."""
 
-    def __init__(self, driver: Driver, names: dict[str, int], pool: Pool, study: Path) -> None:
+    def __init__(self, driver: Driver, pool: Pool, study: Path) -> None:
         super().__init__()
         self._driver = driver
-        self._numbers = names
+        self._numbers: dict[str, int] = {}
         self._pool = pool
         self._study = study
+        self.refused = False
+
+    def refuse(self, reason: str) -> None:
+        """End the search: storage is not to be written."""
+        self.refused = True
+        self._driver.stop(reason)
 
     def suggest(self, trial_id: str) -> Any:
         limit = self._pool.limit()
@@ -266,12 +283,15 @@ class _Searcher(_DriverSide, Searcher):
             _release_workers(run_folder(self._study, number))
         if result is not None and "busy" in result:
             driver.waits(number)
+        elif result is not None and "refused" in result:
+            # it stays open in the journal; what the others could still do would be refused, too
+            self.refuse(result["refused"])
         elif result is not None and "outcome" in result:
             driver.end(number, Outcome.from_json(result["outcome"]))
         elif driver.is_stopped(number):
             driver.end(number, driver.pruned(number))
         elif error:
-            driver.end(number, driver.lost(number, f"its process died {WORKER_DEATHS + 1} times"))
+            driver.end(number, driver.lost(number, f"its process died {WORKER_DEATHS} times"))
         # anything else was interrupted by the end of the search, and stays open in the journal
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
@@ -316,24 +336,37 @@ class _DriverStopper(_DriverSide, Stopper):
         return self._driver.should_stop()
 
 
-@contextlib.contextmanager
-def _stop_on_signal(driver: Driver) -> Iterator[list[int]]:
-    """SIGINT and SIGTERM end the search in good order; a second one does so at once. Yields those received."""
-    received: list[int] = []
-    handlers: dict[signal.Signals, Any] = {}
+class _StopOnSignal:
+    """A context in which SIGINT and SIGTERM end the search in good order; a second one does so at once."""
 
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        driver.stop(f"interrupted by {signal.Signals(number).name}")
-        for each, before in handlers.items():
-            signal.signal(each, before)
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._before: dict[signal.Signals, Any] = {}
+        self.received: list[int] = []
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        handlers[each] = signal.signal(each, handle)
-    try:
-        yield received
-    finally:
-        for each, before in handlers.items():
+    def __enter__(self) -> Self:
+        self._before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+        self.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def install(self) -> None:
+        """Once more when Ray has started: a handler of its own, below Python's, makes SIGTERM an abort."""
+        if not self.received:
+            for each in self._before:
+                signal.signal(each, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.received.append(number)
+        self._driver.stop(f"interrupted by {signal.Signals(number).name}")
+        self._restore()
+
+    def _restore(self) -> None:
+        for each, before in self._before.items():
             signal.signal(each, before)
 
 

@@ -19,9 +19,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
+from tune.patience import append
 from tune.storage_url import is_database
 from ups.core.errors import UserError
-from ups.core.runtime import write_atomic
+from ups.core.runtime import drop_half_line, write_atomic
 
 STUDY_NAME = "search"
 """of the one study that a journal holds"""
@@ -116,7 +117,6 @@ class JournalBackend:
         self._snapshot = snapshot
         self._copied = time.monotonic()
         self._lock: IO[str] | None = None
-        self._journal: _Journal | None = None
 
     def open(self, directions: Sequence[Direction], plan: str) -> tuple[optuna.Study, str]:
         try:
@@ -125,9 +125,9 @@ class JournalBackend:
                 self._lock = take_lock(self._path.with_name(self._path.name + ".lock"), self._path)
                 if not self._path.exists() and self._snapshot.exists():
                     shutil.copyfile(self._snapshot, self._path)
-            _drop_half_line(self._path)
-            self._journal = _Journal(self._path)
-            storage = JournalStorage(self._journal)
+            # Optuna would append to half a line, and never read the file again
+            drop_half_line(self._path)
+            storage = JournalStorage(_Journal(self._path))
         except OSError as error:
             raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
         study = optuna.create_study(
@@ -161,8 +161,6 @@ class JournalBackend:
             self._copy()
 
     def close(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
         if self._lock is not None:
             self._copy()
             self._lock.close()
@@ -204,40 +202,23 @@ class _Journal(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._path = path
-        self._stream: IO[str] | None = None
+        self._writes = False
         self._unread: list[dict[str, Any]] = []
         self._read = 0
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        if self._stream is None:
-            self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (until `close`)
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
-        self._stream.write("".join(f"{line}\n" for line in lines))
-        self._stream.flush()
+        append(self._path, "".join(f"{line}\n" for line in lines).encode())
+        self._writes = True
         self._unread.extend(map(json.loads, lines))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
         # the number is another one after a line that Optuna refused
-        if self._stream is None or log_number_from != self._read:
+        if not self._writes or log_number_from != self._read:
             self._unread = list(super().read_logs(log_number_from))
         logs, self._unread = self._unread, []
         self._read = log_number_from + len(logs)
         yield from logs
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-
-def _drop_half_line(journal: Path) -> None:
-    """Cut a last line that a kill left unfinished: Optuna would append to it, and never read the file again."""
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with open(journal, "r+b") as stream:
-            stream.truncate(content.rfind(b"\n") + 1)
 
 
 def _is_locked(path: Path) -> bool:

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.domain import from_journal
 from tune.objectives import best_of
+from tune.patience import append, patiently
 from tune.snapshot import Snapshot
 from tune.space import SearchConfig, Space
 from tune.storage import backend_of, read_trials, take_lock
@@ -362,20 +363,22 @@ class OpenStudy:
         """Add a trial that was told to `trials.jsonl`. It outlives a kill at once, and a power cut at the latest with
         the first trial that ends `SYNC_SECONDS` later, or when the study is closed."""
         record = record_of(self.trial(number), True)
-        with open(self.folder / "trials.jsonl", "a") as stream:
-            stream.write(json.dumps(record.to_json()) + "\n")
+        append(self.folder / "trials.jsonl", f"{json.dumps(record.to_json())}\n".encode())
         self._is_synced = False
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self._sync()
         return record
 
     def _sync(self) -> None:
-        with open(self.folder / "trials.jsonl", "rb") as stream:
-            os.fsync(stream.fileno())
-        self._backend.sync()
+        patiently(self._flush)
         if self._snapshot is not None:
             self._snapshot.copy_if_due()
         self._synced, self._is_synced = time.monotonic(), True
+
+    def _flush(self) -> None:
+        with open(self.folder / "trials.jsonl", "rb") as stream:
+            os.fsync(stream.fileno())
+        self._backend.sync()
 
     def _ended_here(self) -> list[FrozenTrial]:
         trials = self.optuna.get_trials(deepcopy=False)

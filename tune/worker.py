@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from ray import tune as ray_tune
 
+from tune.patience import StorageRefused, patiently
 from tune.placement import Demand
 from tune.space import Space
 from tune.trial import Outcome, milestone_key, run_folder
@@ -80,6 +81,9 @@ def trial_function(
             # whoever waits gives its worker back
             ray_tune.report({"busy": busy.stage, "done": True})
             return
+        except StorageRefused as refused:
+            ray_tune.report({"refused": str(refused), "done": True})
+            return
         # `done` ends the trial with this very report; nothing of it is compared on any rung
         ray_tune.report({"outcome": outcome.to_json(), "done": True})
 
@@ -95,22 +99,28 @@ def _outcome(
     number: int,
     params: Mapping[str, Any],
 ) -> Outcome:
-    """Train; whatever goes wrong is an outcome, except the stop of a trial, which Tune raises in `report`, and
-    StageBusy."""
+    """Train; whatever goes wrong is an outcome, except the stop of a trial, which Tune raises in `report`, StageBusy,
+    and StorageRefused.
+
+    What storage refuses for a while costs a trial what it has trained since its last checkpoint.
+    """
     folder = run_folder(study, number)
     start = time.monotonic()
-    try:
+
+    def run() -> RunResult:
         with _alone(study / "runs" / f".{number:04d}.lock"):
             config = space.config_of(params)
-            result = train(
+            return train(
                 config, folder, reporter, resume=folder.exists(), evaluate_on="none", store=store, busy="raise"
             )
-        return Outcome.of(result)
+
+    try:
+        return Outcome.of(patiently(run))
     except ConfigError as error:
         return Outcome(Status.INFEASIBLE, reason=str(error), seconds=time.monotonic() - start)
     except _TimedOut as error:
         return reporter.outcome(Status.TIMED_OUT, str(error))
-    except StageBusy:
+    except (StageBusy, StorageRefused):
         raise
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from ups.config import RunConfig, dump_yaml, load_config
 from ups.core.errors import DataError, UserError
 from ups.core.ranks import ALONE, Ranks
 from ups.core.remote_store import open_store
-from ups.core.runtime import compiles, pick_device, write_atomic
+from ups.core.runtime import compiles, drop_half_line, pick_device, write_atomic
 from ups.core.types import FieldSpec, Progress, Report, RunResult, Status
 from ups.data.normalization import Normalizer
 from ups.data.task import Task, load_task
@@ -85,6 +85,7 @@ def train_run(
             nonlocal report
             write_atomic(out / "config.yaml", dump_yaml(config).encode())
             write_atomic(out / "split.json", json.dumps(task.manifest).encode())
+            drop_half_line(out / "progress.jsonl")
             lines = stack.enter_context(open(out / "progress.jsonl", "a", encoding="utf-8"))
             report = _both(_to_lines(lines), report)
 

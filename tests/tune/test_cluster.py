@@ -55,7 +55,7 @@ print(json.dumps([record.state for record in summary.records]))
 def cluster():
     found = Raylets()
     yield found
-    found.stop()
+    found.close()
 
 
 def ups(cluster, *arguments, **environment):

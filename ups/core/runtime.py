@@ -202,3 +202,13 @@ def sha256_of(file: Path, *, flush: bool = False) -> str:
 def cache_folder() -> Path:
     """What this machine keeps of things that it can get again: $UPS_CACHE, or ~/.cache/ups."""
     return Path(os.environ.get("UPS_CACHE") or Path.home() / ".cache" / "ups")
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut a last line that a kill, or a full disk, left unfinished: what is appended to it could never be read."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with open(path, "r+b") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)

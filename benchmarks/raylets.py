@@ -1,7 +1,7 @@
 """A cluster of several raylets on this machine, in a process of its own: the token of another Ray is cached in ours.
 
-As a script it reads commands from stdin, one JSON object a line: {"add": {...}} starts a node, {"remove": true} ends
-the latest one; each is answered with a line. The end of stdin ends it all.
+As a script it reads commands from stdin, one JSON object a line: {"add": {...}} starts a node, which is answered with
+the process id of its raylet, {"remove": true} ends the latest one. The end of stdin ends it all.
 """
 
 from __future__ import annotations
@@ -14,41 +14,47 @@ import tempfile
 from typing import Any
 
 TOKEN = "0123456789abcdef" * 4
-PATIENCE = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
-"""a raylet and its agents on a busy machine need longer than Ray waits for them"""
+SETTINGS = {
+    # a raylet and its agents on a busy machine need longer than Ray waits for them
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "120000",
+    # else a worker trains on for 5 s when its raylet is killed
+    "RAY_raylet_liveness_self_check_interval_ms": "500",
+}
 
 
 class Raylets:
-    """A cluster whose head has one CPU and no dashboard, whose dozen processes take longer to start than all others."""
+    """A cluster whose head has no dashboard, whose dozen processes take longer to start than all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, head_cpus: int = 1) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="upsrl", dir="/tmp")
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps({"num_cpus": 1, "include_dashboard": False})],
-            env={**self.environment, "RAY_TMPDIR": self.folder.name, **PATIENCE},
+            [sys.executable, __file__, json.dumps({"num_cpus": head_cpus, "include_dashboard": False})],
+            env={**self.environment, "RAY_TMPDIR": self.folder.name, **SETTINGS},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.address: str = self._answer()["address"]
 
-    def add(self, **node: Any) -> None:
-        self._tell({"add": node})
+    def add(self, **node: Any) -> int:
+        """Start a node; gives the process id of its raylet."""
+        return self._tell({"add": node})["raylet"]
 
     def remove(self) -> None:
         self._tell({"remove": True})
 
-    def stop(self) -> None:
+    def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(60)
         self.folder.cleanup()
 
-    def _tell(self, command: dict[str, Any]) -> None:
+    def _tell(self, command: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         print(json.dumps(command), file=self._process.stdin, flush=True)
-        self._answer()
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -68,11 +74,13 @@ def main() -> None:
     print(json.dumps({"address": cluster.address}), flush=True)
     for line in sys.stdin:
         command = json.loads(line)
+        answer = {}
         if "add" in command:
             added.append(cluster.add_node(**command["add"]))
+            answer["raylet"] = added[-1].all_processes["raylet"][0].process.pid
         else:
             cluster.remove_node(added.pop(), allow_graceful=False)
-        print("{}", flush=True)
+        print(json.dumps(answer), flush=True)
     cluster.shutdown()
 
 
