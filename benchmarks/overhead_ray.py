@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tune.ray_env  # isort: skip  # noqa: F401  (before Ray)
+
 import json
 import math
 import os

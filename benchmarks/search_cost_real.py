@@ -5,6 +5,8 @@ Every search has one core for itself, one trial at a time and the same wall time
 
 from __future__ import annotations
 
+import tune.ray_env  # isort: skip  # noqa: F401  (before Ray)
+
 import argparse
 import json
 import math

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ray import cloudpickle
 from ray import tune as ray_tune
 
 from tune.patience import StorageRefused, patiently
@@ -87,7 +89,13 @@ def trial_function(
         # `done` ends the trial with this very report; nothing of it is compared on any rung
         ray_tune.report({"outcome": outcome.to_json(), "done": True})
 
-    return run_trial
+    packed = cloudpickle.dumps(run_trial)
+
+    def unpack_and_run(request: dict[str, Any]) -> None:
+        # Tune starts processes that it ends before they have a trial: torch is imported with the first one
+        pickle.loads(packed)(request)
+
+    return unpack_and_run
 
 
 def _outcome(
