@@ -36,6 +36,8 @@ STEPS, INTERVAL = 480, 40
 """of training in a trial, and between two of its checkpoints"""
 LRS, SIBLINGS = (0.01, 0.008, 0.006, 0.005, 0.004), ("auto", "none")
 """learning rates, each trained once; and what trials with the same one differ in, which costs no training"""
+ROUNDING = 0.02
+"""relative; several workers add up in another order than one, which a whole training amplifies"""
 PATIENCE_SECONDS = 240.0
 """what never comes in this time is taken for lost"""
 _BATCHES = 4
@@ -258,8 +260,7 @@ class Verdict:
             if (reused and steps) or any(step % INTERVAL for step in missing):
                 wrong.append(f"trial {record.number} trained {len(steps)} different steps, reused {reused}")
             expected = undisturbed[str(study.config_of(record).stages.operator.optimizer.lr)]
-            # several workers add up in another order
-            tolerance = 1e-3 * abs(expected) if search.workers > 1 else 0.0
+            tolerance = ROUNDING * abs(expected) if search.workers > 1 else 0.0
             if record.score is None or not abs(record.score - expected) <= tolerance:
                 wrong.append(f"trial {record.number} scored {record.score}, undisturbed {expected}")
         repeated = {number: count for number in range(search.trials) if (count := search.repeated(number))}

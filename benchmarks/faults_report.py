@@ -8,6 +8,7 @@ from statistics import median
 import common
 from common import table
 from fault_cases import CASES
+from fault_study import ROUNDING
 from pairs import Data
 
 AIM = 1.0
@@ -65,11 +66,12 @@ def render(data: Data) -> str:
         "## Faults",
         "Each run is `ups search` of a small study with real training, into which one fault is made while a trial is "
         "in the midst of it. A run is complete when every trial has ended once, with the score, bit for bit, of the "
-        "same config trained without a search (of two workers: within 1e-3), and the search exits with 0. Work done "
-        f"twice is the most that any trial of any run trained again, in checkpoint intervals ({p['interval']} steps). "
-        "Seconds are the median, and the most, from the fault until the trial trained on; from the resume where a "
-        "person says `--resume`; from the end of the refusal where storage refuses; from the arrival of the "
-        "next node where the only one was lost (a worker looks for its raylet every 0.5 s here, by default every 5 s).",
+        "same config trained without a search (of two workers, which add up in another order: within "
+        f"{ROUNDING:.0%}), and the search exits with 0. Work done twice is the most that any trial of any run trained "
+        f"again, in checkpoint intervals ({p['interval']} steps). Seconds are the median, and the most, from the fault "
+        "until the trial trained on; from the resume where a person says `--resume`; from the end of the refusal "
+        "where storage refuses; from the arrival of the next node where the only one was lost (a worker looks for its "
+        "raylet every 0.5 s here, by default every 5 s).",
         table(header, rows),
         f"Aim: at most {AIM:g} interval of work for each trial that is hit; {verdict}.",
         *(["Not as without a fault:\n\n" + "\n".join(broken)] if broken else []),

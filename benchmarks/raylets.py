@@ -1,7 +1,8 @@
 """A cluster of several raylets on this machine, in a process of its own: the token of another Ray is cached in ours.
 
 As a script it reads commands from stdin, one JSON object a line: {"add": {...}} starts a node, which is answered with
-the process id of its raylet, {"remove": true} ends the latest one. The end of stdin ends it all.
+the process id of its raylet, {"signal": ...} sends one to the raylet of the latest node, which is to end it, and
+{"remove": true} ends that node altogether. The end of stdin ends it all.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Raylets:
         """Start a node; gives the process id of its raylet."""
         return self._tell({"add": node})["raylet"]
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the raylet of the latest node, and wait for its end."""
+        self._tell({"signal": number})
+
     def remove(self) -> None:
         self._tell({"remove": True})
 
@@ -77,11 +82,19 @@ def main() -> None:
         answer = {}
         if "add" in command:
             added.append(cluster.add_node(**command["add"]))
-            answer["raylet"] = added[-1].all_processes["raylet"][0].process.pid
+            answer["raylet"] = _raylet(added[-1]).pid
+        elif "signal" in command:
+            _raylet(added[-1]).send_signal(command["signal"])
+            # its workers look whether it is there, and a process that nobody has waited for is
+            _raylet(added[-1]).wait()
         else:
             cluster.remove_node(added.pop(), allow_graceful=False)
         print(json.dumps(answer), flush=True)
     cluster.shutdown()
+
+
+def _raylet(node: Any) -> subprocess.Popen[bytes]:
+    return node.all_processes["raylet"][0].process
 
 
 if __name__ == "__main__":
