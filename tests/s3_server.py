@@ -19,7 +19,6 @@ class S3Server:
 
         self._app = DomainDispatcherApplication(create_backend_app)
         self._turn = threading.Lock()
-        self.requests = 0
         self.refuse = 0
         """so many requests are answered with 503 from now on"""
         self.lose_answers = 0
@@ -82,7 +81,6 @@ class S3Server:
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         # real servers decide about a condition and write in one step; moto looks, and then writes
         with self._turn:
-            self.requests += 1
             writes = environ["REQUEST_METHOD"] == "PUT"
             if self.deny:
                 start_response("403 Forbidden", [("Content-Type", "application/xml")])
