@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_study import INTERVAL, LRS, PATIENCE_SECONDS, STEPS, TRIALS, Search
+from fault_study import INTERVAL, LRS, PATIENCE_SECONDS, STEPS, Search
 from raylets import Raylets
 
 from tune.trial import run_folder
@@ -49,8 +49,8 @@ class Case:
     """of the row in the table"""
     strike: Callable[[Search], Hit]
     workers: int = 1
-    trials: int = TRIALS
-    """of the study"""
+    trials: int = 3
+    """of the study; more than `LRS` has are needed where a trial is to reuse what another one trained"""
     steps: int = STEPS
     """of a trial"""
     on_cluster: bool = False
@@ -174,13 +174,13 @@ CASES = (
     Case("kill_rank", "`kill -9` of one DDP rank of two", kill_rank, workers=2, trials=1),
     Case("kill_raylet", "`kill -9` of a raylet with a running trial", kill_raylet, **_ON_A_NODE),
     Case("reclaim_raylet", "SIGTERM to a raylet with a running trial", reclaim_raylet, **_ON_A_NODE),
-    Case("join_late", "a node that joins late", join_late, trials=3, steps=4 * STEPS, on_cluster=True),
+    Case("join_late", "a node that joins late", join_late, steps=4 * STEPS, on_cluster=True),
     Case("kill_driver", "`kill -9` of the driver, then `--resume`", kill_driver),
     Case("reclaim_driver", "SIGTERM to the driver (spot reclaim), then `--resume`", reclaim_driver),
     Case("fill_disk", "disk full for 3 s", fill_disk),
     Case("refuse_writes", "storage refuses the writes of a trial for 30 s", refuse_writes),
     Case("truncate_checkpoint", "a checkpoint truncated on disk, then `--resume`", truncate_checkpoint, bound=STEPS),
-    Case("corrupt_artifact", "a corrupt artifact", corrupt_artifact, bound=STEPS),
+    Case("corrupt_artifact", "a corrupt artifact", corrupt_artifact, bound=STEPS, trials=len(LRS) + 1),
     Case("set_clock_back", "the clock goes back by an hour", set_clock_back, has_clock=True),
 )
 

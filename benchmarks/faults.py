@@ -1,6 +1,6 @@
 """Every kind of failure, each made several times while `ups search` runs: what is lost, and what it costs.
 
-    python benchmarks/faults.py                        # five times each, about 20 minutes on two cores
+    python benchmarks/faults.py                        # five times each, about half an hour on two cores
     python benchmarks/faults.py --cases fill_disk      # some of them
     python benchmarks/faults.py --report-only          # the section of RESULTS.md again, from the JSON
 

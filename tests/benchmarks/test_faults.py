@@ -11,6 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import faults
 import faults_report
 import pytest
 from fault_cases import CASES, HOUR_SECONDS, Case, Hit
-from fault_study import INTERVAL, Search, make_data, undisturbed_scores
+from fault_study import INTERVAL, TRIALS, Search, make_data, undisturbed_scores
 
 from ups.core.artifacts import ArtifactStore
 
@@ -59,7 +60,7 @@ def test_a_search_that_is_killed_stopped_filled_up_and_set_back_comes_to_the_sam
     data: Path, undisturbed: dict[str, float], tmp_path: Path
 ) -> None:
     names = ("set_clock_back", "kill_trial_worker", "fill_disk", "reclaim_driver", "truncate_checkpoint")
-    cases = [NAMED[name] for name in (*names, "corrupt_artifact")]
+    cases = [replace(NAMED[name], trials=TRIALS) for name in (*names, "corrupt_artifact")]
     with struck(tmp_path / "search", data, *cases) as (search, hits):
         assert_nothing_lost(search, hits, undisturbed, *cases)
         created = [artifact.created for artifact in ArtifactStore(search.study / "store").ls()]
