@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from ups.core.objects import StoreUnreachable
+
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 300.0
@@ -32,32 +34,42 @@ _REFUSALS = frozenset(
 
 
 class StorageRefused(Exception):
-    """Storage was not to be written for `PATIENCE_SECONDS`: no fault of whoever wanted to write."""
+    """Storage was not to be written for `PATIENCE_SECONDS`, or a store behind a URI did not answer for as long as it
+    waits itself: no fault of whoever wanted to write."""
 
     def __init__(self, error: OSError) -> None:
-        self.what = f"{error.filename or 'storage'}: {error.strerror}"
-        super().__init__(f"{self.what}, for {PATIENCE_SECONDS:.0f} s; make room or mend the storage")
+        if isinstance(error, StoreUnreachable):
+            super().__init__(str(error))
+        else:
+            super().__init__(f"{_in_words(error)}, for {PATIENCE_SECONDS:.0f} s; make room or mend the storage")
 
 
 def patiently(act: Callable[[], T]) -> T:
     """What `act` gives; when storage refuses, it is called again after a pause, which doubles each time.
 
     Raises:
-        StorageRefused: all pauses together would be longer than `PATIENCE_SECONDS`. Any other error passes through.
+        StorageRefused: all pauses together would be longer than `PATIENCE_SECONDS`, or it is a store behind a URI,
+            which has its own patience. Any other error passes through.
     """
     pause, waited = _FIRST_PAUSE_SECONDS, 0.0
     while True:
         try:
             return act()
+        except StoreUnreachable as error:
+            raise StorageRefused(error) from error
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
-            refused = StorageRefused(error)
             if waited + pause > PATIENCE_SECONDS:
-                raise refused from error
-        warnings.warn(f"{refused.what}; trying again in {pause:g} s", stacklevel=2)
+                raise StorageRefused(error) from error
+            what = _in_words(error)
+        warnings.warn(f"{what}; trying again in {pause:g} s", stacklevel=2)
         time.sleep(pause)
         pause, waited = 2 * pause, waited + pause
+
+
+def _in_words(error: OSError) -> str:
+    return f"{error.filename or 'storage'}: {error.strerror}"
 
 
 def append(path: Path, content: bytes) -> None:

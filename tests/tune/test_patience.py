@@ -11,6 +11,7 @@ import pytest
 from tune import patience
 from tune.patience import StorageRefused, append, patiently
 from tune.search import run_search
+from ups.core.objects import StoreUnreachable
 from ups.core.runtime import drop_half_line
 from ups.core.types import RunResult, Status
 
@@ -54,6 +55,15 @@ def test_patience_has_an_end_and_is_for_refusals_alone(pauses):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_store_that_did_not_answer_was_waited_for_already(pauses):
+    def act():
+        raise StoreUnreachable("s3://bucket/store: no answer for 90 s")
+
+    with pytest.raises(StorageRefused, match="^s3://bucket/store: no answer for 90 s$"):
+        patiently(act)
+    assert pauses == []
+
+
 def test_half_of_what_is_refused_is_taken_back(pauses, monkeypatch, tmp_path):
     path, write, refusals = tmp_path / "lines", os.write, iter([True, True])
 
