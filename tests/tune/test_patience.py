@@ -59,7 +59,7 @@ def test_a_store_that_did_not_answer_was_waited_for_already(pauses):
     def act():
         raise StoreUnreachable("s3://bucket/store: no answer for 90 s")
 
-    with pytest.raises(StorageRefused, match="^s3://bucket/store: no answer for 90 s$"):
+    with pytest.raises(StorageRefused, match=r"^s3://bucket/store: no answer for 90 s$"):
         patiently(act)
     assert pauses == []
 
