@@ -10,13 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from ups.core.errors import UserError
 from ups.core.objects import StoreUnreachable
 
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 300.0
 """how long a refusal is waited out: somebody may make room, or the server be back"""
-_FIRST_PAUSE_SECONDS = 0.5
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 16.0
+_LONG_SECONDS = 60.0
+"""what is refused only after so much work was not refused before: patience begins anew"""
 _REFUSALS = frozenset(
     {
         errno.ENOSPC,
@@ -45,7 +48,7 @@ class StorageRefused(Exception):
 
 
 def patiently(act: Callable[[], T]) -> T:
-    """What `act` gives; when storage refuses, it is called again after a pause, which doubles each time.
+    """What `act` gives; when storage refuses, it is called again after a pause, each twice as long up to a bound.
 
     Raises:
         StorageRefused: all pauses together would be longer than `PATIENCE_SECONDS`, or it is a store behind a URI,
@@ -53,19 +56,28 @@ def patiently(act: Callable[[], T]) -> T:
     """
     pause, waited = _FIRST_PAUSE_SECONDS, 0.0
     while True:
+        begin = time.monotonic()
         try:
             return act()
         except StoreUnreachable as error:
             raise StorageRefused(error) from error
-        except OSError as error:
-            if error.errno not in _REFUSALS:
+        except (OSError, UserError) as error:
+            refusal = _refusal_of(error)
+            if refusal is None:
                 raise
-            if waited + pause > PATIENCE_SECONDS:
-                raise StorageRefused(error) from error
-            what = _in_words(error)
-        warnings.warn(f"{what}; trying again in {pause:g} s", stacklevel=2)
+        if time.monotonic() - begin > _LONG_SECONDS:
+            pause, waited = _FIRST_PAUSE_SECONDS, 0.0
+        if waited + pause > PATIENCE_SECONDS:
+            raise StorageRefused(refusal) from refusal
+        warnings.warn(f"{_in_words(refusal)}; trying again in {pause:g} s", stacklevel=2)
         time.sleep(pause)
-        pause, waited = 2 * pause, waited + pause
+        pause, waited = min(2 * pause, _LONGEST_PAUSE_SECONDS), waited + pause
+
+
+def _refusal_of(error: Exception) -> OSError | None:
+    """The refusal behind an error, which a store has put into words of its own; None for any other."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return cause if isinstance(cause, OSError) and cause.errno in _REFUSALS else None
 
 
 def _in_words(error: OSError) -> str:

@@ -13,6 +13,7 @@ from tune.patience import StorageRefused, append, patiently
 from tune.search import run_search
 from ups.core.objects import StoreUnreachable
 from ups.core.runtime import drop_half_line
+from ups.core.store import disk_in_words
 from ups.core.types import RunResult, Status
 
 
@@ -62,6 +63,26 @@ def test_a_store_that_did_not_answer_was_waited_for_already(pauses):
     with pytest.raises(StorageRefused, match=r"^s3://bucket/store: no answer for 90 s$"):
         patiently(act)
     assert pauses == []
+
+
+def test_what_a_store_says_of_a_full_disk_is_waited_out(pauses, tmp_path):
+    refuse = refusing(2)
+
+    def act():
+        with disk_in_words(tmp_path, "choose another"):
+            return refuse()
+
+    with pytest.warns(UserWarning, match="a/file: No space left on device; trying again in"):
+        assert patiently(act) == "done"
+    assert len(pauses) == 2
+
+
+def test_patience_begins_anew_after_work_that_was_not_refused(pauses, monkeypatch):
+    clock = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr(patience.time, "monotonic", lambda: float(next(clock)))
+    with pytest.warns(UserWarning, match=r"trying again in 0\.5 s"):
+        assert patiently(refusing(1000)) == "done"
+    assert set(pauses) == {0.5}
 
 
 def test_half_of_what_is_refused_is_taken_back(pauses, monkeypatch, tmp_path):

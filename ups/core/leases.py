@@ -30,6 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ups.core.errors import UserError
 from ups.core.numbered import NumberedFiles, NumberedFolder
 
 BEAT_SECONDS = 5.0
@@ -37,6 +38,8 @@ TTL_SECONDS = 60.0
 _HELD, _FREE = b"held", b"free"
 _HEADER = 18
 """bytes of the first line: the state, the counter, a line break"""
+_NO_ANSWER = (OSError, UserError)
+"""from a store that does not answer, or refuses for now (credentials that are being renewed): nothing is known by it"""
 
 
 class LeaseLost(Exception):
@@ -105,7 +108,7 @@ class Lease:
         now = time.monotonic()
         if not self._lost and now - self._looked >= self._files.look_seconds:
             self._looked = now
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*_NO_ANSWER):
                 self._lost = _newest(self._files, self._place) != self._number
         return self._lost
 
@@ -135,7 +138,7 @@ class Lease:
         for act in self._at_end:
             act(self._settled)
         # the store may be gone, or its disk full: then the end of this process frees the lease
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_NO_ANSWER):
             if _newest(self._files, self._place) == self._number:
                 self._give_back()
 
@@ -147,7 +150,7 @@ class Lease:
 
     def _beat_on(self) -> None:
         while not self._end.wait(self._beat_seconds):
-            with self._lock, contextlib.suppress(OSError):
+            with self._lock, contextlib.suppress(*_NO_ANSWER):
                 if self._released:
                     return
                 self._beats += 1
@@ -208,7 +211,7 @@ class Leases:
             return False
         if self._is_live(name, newest):
             return True
-        with contextlib.suppress(OSError):  # a store that can only be read
+        with contextlib.suppress(*_NO_ANSWER):  # a store that can only be read
             self._files.create(name, newest + 1, _header(_FREE, 0))
         return False
 
