@@ -108,7 +108,7 @@ def _others_can_read(path: Path) -> bool:
 
 
 def dashboard() -> Finding:
-    """Whether the head's dashboard process answers: a trial of several workers gives its places back through it."""
+    """Whether the head's dashboard process answers."""
 
     def ask() -> str | None:
         from ray.util.state import list_nodes
