@@ -217,7 +217,7 @@ def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path) -> bool:
             ray_tune.with_resources(function, _resources(pool)),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_Scheduler(driver),
+                scheduler=_Scheduler(driver, searcher),
                 num_samples=-1,
                 max_concurrent_trials=driver.wanted,  # not a limit: the searcher asks the pool
                 reuse_actors=True,
@@ -277,10 +277,17 @@ class _Searcher(_DriverSide, Searcher):
         return {"number": trial.number, "params": dict(trial.params)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        driver, number = self._driver, self._numbers.pop(trial_id)
+        number = self._numbers.pop(trial_id)
         if error:
             # killed for good, it could not give back what its workers held
             _release_workers(run_folder(self._study, number))
+        try:
+            self._take_in(number, result, error)
+        except StorageRefused as refused:  # Tune would take it for a failure of the trial
+            self.refuse(str(refused))
+
+    def _take_in(self, number: int, result: dict | None, error: bool) -> None:
+        driver = self._driver
         if result is not None and "busy" in result:
             driver.waits(number)
         elif result is not None and "refused" in result:
@@ -314,15 +321,19 @@ class _Scheduler(_DriverSide, FIFOScheduler):
     """Hands every report to the driver; rungs learn nothing from how a trial ended."""
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict) -> str:
-        stop = self._driver.progress(trial.config["number"], result)
+        try:
+            stop = self._driver.progress(trial.config["number"], result)
+        except StorageRefused as refused:
+            self._searcher.refuse(str(refused))
+            stop = True
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: RayTrial, result: dict) -> None:
         return None
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, searcher: _Searcher) -> None:
         super().__init__()
-        self._driver = driver
+        self._driver, self._searcher = driver, searcher
 
 
 class _DriverStopper(_DriverSide, Stopper):

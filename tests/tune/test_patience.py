@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tune import patience
+from tune.driver import Driver
 from tune.patience import StorageRefused, append, patiently
 from tune.search import run_search
 from ups.core.objects import StoreUnreachable
 from ups.core.runtime import drop_half_line
 from ups.core.store import disk_in_words
-from ups.core.types import RunResult, Status
+from ups.core.types import Progress, RunResult, Status
 
 
 @pytest.fixture
@@ -131,4 +132,32 @@ def test_a_trial_whose_writes_are_refused_goes_on_or_stays_open(make_plan, tmp_p
     second = run_search(plan, tmp_path / "s", trainer=train, resume=True)
     assert [record.state for record in second.records] == [Status.COMPLETE] * 3
     assert not second.refused
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("when", ["a report", "an end"])
+def test_a_driver_whose_disk_stays_full_ends_in_good_order(make_plan, tmp_path, monkeypatch, capfd, when):
+    def train(config, out, report, *, resume, evaluate_on, store, busy):
+        report(Progress("operator", 1, 2, 0.5, 0, 0.5, 1.0, 0.5, score=0.5))
+        return RunResult(Status.COMPLETE, "", 0.5, {"operator:0.5": 0.5, "operator:1": 0.5}, 1.0, 7, out)
+
+    plan = make_plan(trials=3, sampler="random").kept_at(None, None)
+    with monkeypatch.context() as patch:
+        refused = StorageRefused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "journal.log"))
+        name = {"a report": "progress", "an end": "end"}[when]
+        act = getattr(Driver, name)
+
+        def refuse(self, number, *given):
+            if number == 1:
+                raise refused
+            return act(self, number, *given)
+
+        patch.setattr(Driver, name, refuse)
+        first = run_search(plan, tmp_path / "s", trainer=train)
+    assert first.refused
+    assert first.stop_reason == str(refused)
+    assert {record.state for record in first.records} <= {Status.COMPLETE, Status.INTERRUPTED}
+    assert first.records[1].state is Status.INTERRUPTED
+    second = run_search(plan, tmp_path / "s", trainer=train, resume=True)
+    assert [record.state for record in second.records] == [Status.COMPLETE] * 3
     assert capfd.readouterr() == ("", "")
