@@ -74,6 +74,27 @@ def test_numbers_are_those_of_the_batch_and_decisions_those_of_the_first(crew: C
     assert equal(crew.run(3, _talk_in_small_buckets))[-1] == sums
 
 
+def _add_up_without_memory(ranks: Ranks) -> Any:
+    tensors, empty = [torch.ones(4), torch.ones(2)], torch.empty
+
+    def refuse(*given: Any, **more: Any) -> Any:
+        torch.empty = empty
+        raise MemoryError("no room for gradients")
+
+    try:
+        torch.empty = refuse if ranks.rank == 1 else empty
+        ranks.add_up(tensors)
+    except MemoryError as error:
+        # whoever ran out said so before anything was on its way: the next sum is whole
+        ranks.add_up(tensors)
+        return str(error), tensors[0].tolist()
+    return "nothing was raised"
+
+
+def test_who_has_no_memory_for_gradients_says_so_before_they_are_sent(crew: Crew) -> None:
+    assert equal(crew.run(2, _add_up_without_memory)) == ("no room for gradients", [2.0] * 4)
+
+
 class Untransportable(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__("does not say what it was made of")

@@ -74,6 +74,7 @@ class Ranks:
         self.raised: BaseException | None = None
         """the latest failure that was raised on every rank"""
         self._leads = False
+        self._room: list[Tensor] = []
 
     @classmethod
     def of_process_group(cls) -> Ranks:
@@ -173,14 +174,25 @@ class Ranks:
         """
         if self.size == 1:
             return
+        buckets = [*_buckets(tensors)]
         sent = []
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        for bucket, flat in zip(buckets, self._room_for(buckets), strict=True):
+            torch.cat([tensor.reshape(-1) for tensor in bucket], out=flat)
             sent.append((bucket, flat, self._talk(dist.all_reduce, flat, async_op=True)))
         for bucket, flat, work in sent:
             self._talk(work.wait)
             pieces = flat.split([tensor.numel() for tensor in bucket])
             torch._foreach_copy_(bucket, [piece.view_as(each) for piece, each in zip(pieces, bucket, strict=True)])
+
+    def _room_for(self, buckets: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """What the buckets are packed into, made once: a rank that has no memory for it must say so while nothing is
+        on its way."""
+        sizes = [(sum(tensor.numel() for tensor in bucket), bucket[0].dtype, bucket[0].device) for bucket in buckets]
+        if sizes != [(flat.numel(), flat.dtype, flat.device) for flat in self._room]:
+            with self.agreed():
+                room = [torch.empty(count, dtype=dtype, device=device) for count, dtype, device in sizes]
+            self._room = room
+        return self._room
 
     def _sum_or_raise(self, values: list[float], failure: Exception | None) -> list[float]:
         """The sums over ranks; or the failure of the first rank that has one, on all of them."""

@@ -60,6 +60,8 @@ DEPLOYED_AS: dict[str, Correction] = {
 SEARCH = "inference"
 """what the search at test time is called beside the stages"""
 _RESULT = "result.json"
+_GONE_AT_MOST = 5
+"""times that latents are removed between being found and being read; more is a store that workers see differently"""
 
 
 class StagesConfig(Schema):
@@ -372,19 +374,21 @@ class Pipeline:
         """The stage, untrained, on top of what was trained or found before it."""
         seed = self.runtime.seed
         if name == "operator":
-            return OperatorStage(self.stages.operator, self.surrogate, self.task, self.runtime, self.ranks)
+            with self.ranks.agreed():
+                return OperatorStage(self.stages.operator, self.surrogate, self.task, self.runtime, self.ranks)
         config = getattr(self.stages, name)
         pairs = self._pairs(name)
         frozen = self.surrogate.eval().requires_grad_(False)
-        correction = self._new(name)
-        if name == "consistency_distill":
-            assert isinstance(correction, Student)
-            teacher = self.corrections["diffusion"]
-            correction.load_state_dict(teacher.state_dict())
-            return ConsistencyDistillStage(config, correction, teacher, frozen, self.task, pairs, seed, self.ranks)
-        correction.scale.fill_(residual_scale(pairs))
-        stage = {"diff_residual": DiffResidualStage, "steady_prior": SteadyPriorStage}[name]
-        return stage(config, correction, frozen, self.task, pairs, seed, self.ranks)
+        with self.ranks.agreed():
+            correction = self._new(name)
+            if name == "consistency_distill":
+                assert isinstance(correction, Student)
+                teacher = self.corrections["diffusion"]
+                correction.load_state_dict(teacher.state_dict())
+                return ConsistencyDistillStage(config, correction, teacher, frozen, self.task, pairs, seed, self.ranks)
+            correction.scale.fill_(residual_scale(pairs))
+            stage = {"diff_residual": DiffResidualStage, "steady_prior": SteadyPriorStage}[name]
+            return stage(config, correction, frozen, self.task, pairs, seed, self.ranks)
 
     def _new(self, name: str) -> Corrector:
         """The untrained correction of a stage, determined by the seed."""
@@ -417,14 +421,25 @@ class Pipeline:
         return fingerprint(["latents", LATENTS_VERSION, self.keys["operator"], what]), what
 
     def _pairs(self, name: str) -> Pairs:
-        """The latents that a later stage trains on, encoded once."""
+        """The latents that a later stage trains on, encoded once.
+
+        Raises:
+            DataError: what one worker finds another one does not.
+        """
         key, what = self._latents(name)
+        gone = 0
         while True:
             found = self.ranks.lead(lambda: self.store.find(key))
             if found is not None:
                 # a collection removed it this moment
                 with contextlib.suppress(FileNotFoundError), self.ranks.agreed():
                     return open_pairs(self._here(key, found))
+                gone += 1
+                if gone == _GONE_AT_MOST:
+                    raise DataError(
+                        f"{self.store}: not the same place for all workers of a run; choose one on a file system that "
+                        "they share, or a URI"
+                    )
             with self._claim(key, "latents") as (claimed, lease):
                 if claimed:
                     self.ranks.lead(lambda: self._make_pairs(key, what, lease))
