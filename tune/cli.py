@@ -78,6 +78,9 @@ def search(
     workers_per_trial: Annotated[
         int | None, typer.Option(help="Processes that train one trial together. [the space's]", min=1)
     ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="1, a share such as 0.25, or 0. [one where there are any]", min=0)
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +128,7 @@ def search(
         "budget.time": time_budget,
         "resources.concurrency": concurrency,
         "resources.workers_per_trial": workers_per_trial,
+        "resources.gpus_per_worker": gpus_per_worker,
         "resources.store": store,
         "resources.study_storage": study_storage,
         "resources.study_name": study_name,

@@ -46,13 +46,19 @@ class Pool:
     def __init__(self, resources: Resources, nodes: Callable[[], Sequence[Node]], *, grows: bool) -> None:
         """
         Raises:
-            UserError: no trial can ever run there, and no node is going to be added.
+            UserError: no trial can ever run there, and no node is going to be added; or what a worker takes is left
+                to nodes that are still to come.
         """
         self._resources = resources
         self.workers = resources.workers_per_trial
         self.nodes = nodes
         self._grows = grows
         found = nodes()
+        if grows and resources.gpus_per_worker == "auto" and not any(node.gpus for node in found):
+            raise UserError(
+                "resources.gpus_per_worker: auto looks at the nodes that are there, and this cluster starts its nodes "
+                "on demand; say how many GPUs a worker takes, 0 for none"
+            )
         self.demand: Demand = demand_of(resources, found)
         missing = what_is_missing(self.demand, found, self.workers)
         if missing is not None and not grows:

@@ -34,6 +34,7 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from tune.placement import Demand
 from ups.config import RunConfig
+from ups.core.errors import UserError
 from ups.core.ranks import RankLost, Ranks
 from ups.core.runtime import pick_device, write_atomic
 from ups.core.types import Progress, Report, RunResult
@@ -129,9 +130,18 @@ def release_workers(out: Path) -> None:
 
 
 def workers_of_this_machine(count: int, config: RunConfig) -> Workers:
-    """`count` workers that share its CPUs, with a GPU each where the config runs on GPUs."""
+    """`count` workers that share its CPUs, with a GPU each where the config runs on GPUs.
+
+    Raises:
+        UserError: there are fewer GPUs.
+    """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = 1 if pick_device(config.runtime.device).type == "cuda" else 0
+    if gpus and count > torch.cuda.device_count():
+        raise UserError(
+            f"--workers: at most {torch.cuda.device_count()}, one for each GPU of this machine, got {count}; "
+            "take fewer, or runtime.device=cpu"
+        )
     return Workers(count, Demand(config.runtime.threads or max(1, cpus // count), gpus))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tune import storage_url
 from tune.domain import Domain, Value, comparison_operand, holds, same
@@ -132,6 +132,16 @@ class Resources(Schema):
         if not isinstance(gpus, str) and (gpus < 0 or not (gpus < 1 or float(gpus).is_integer())):
             raise ValueError("must be auto, a share below 1 such as 0.25, or a whole number")
         return gpus
+
+    @model_validator(mode="after")
+    def _one_device_each(self) -> Self:
+        shared = not isinstance(self.gpus_per_worker, str) and 0 < self.gpus_per_worker < 1
+        if shared and self.workers_per_trial > 1:
+            raise ValueError(
+                "gpus_per_worker: workers that train a trial together need a GPU each, or none (0); NCCL refuses two "
+                f"on one; got {self.gpus_per_worker:g}"
+            )
+        return self
 
     @field_validator("concurrency")
     @classmethod

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tune.cluster import Pool
+from tune.distributed import workers_of_this_machine
 from tune.placement import Demand, Node, demand_of, trials_at_a_time, what_is_missing
 from tune.space import Resources
+from ups.config import RunConfig
 from ups.core.errors import ConfigError, UserError
 
 NODE = st.builds(Node, st.integers(0, 6), st.integers(0, 4), st.integers(1, 8))
@@ -74,6 +77,28 @@ def test_gpus_are_taken_where_there_are_any():
     assert demand_of(shared, [Node(4, 1)]).bundle() == {"CPU": 1.0, "GPU": 0.5, "memory": 2.0 * 2**30}
     with pytest.raises(ConfigError, match=r"gpus_per_worker: must be auto, a share below 1 .* or a whole number"):
         Resources.parse({"gpus_per_worker": 1.5})
+    with pytest.raises(ConfigError, match="workers that train a trial together need a GPU each"):
+        Resources.parse({"gpus_per_worker": 0.5, "workers_per_trial": 2})
+
+
+def test_gpus_of_nodes_that_are_still_to_come_are_not_guessed():
+    with pytest.raises(UserError, match="auto looks at the nodes that are there, and this cluster starts its nodes"):
+        Pool(Resources(), lambda: [Node(4)], grows=True)
+    assert Pool(Resources(), lambda: [Node(4, 1)], grows=True).demand == Demand(1, 1.0)
+    with pytest.warns(UserWarning, match="gpus_per_worker: at most 0, .*starts nodes on demand"):
+        assert Pool(Resources(gpus_per_worker=1), lambda: [Node(4)], grows=True).demand == Demand(1, 1.0)
+
+
+def test_a_machine_has_the_gpus_that_it_has(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = RunConfig.parse(
+        {"task": {"equation": "burgers", "files": ["a.h5"], "train": 8, "validation": 4, "test": 4}}
+    )
+    assert workers_of_this_machine(2, config).each.gpus == 1
+    with pytest.raises(UserError, match="--workers: at most 2, one for each GPU of this machine, got 3"):
+        workers_of_this_machine(3, config)
+    assert workers_of_this_machine(3, config.override({"runtime.device": "cpu"})).each.gpus == 0
 
 
 def test_the_limit_follows_nodes_that_join_and_leave(monkeypatch):
@@ -81,7 +106,7 @@ def test_the_limit_follows_nodes_that_join_and_leave(monkeypatch):
     nodes = [Node(2)]
     pool = Pool(Resources(), lambda: nodes, grows=False)
     bounded = Pool(Resources(concurrency=3), lambda: nodes, grows=False)
-    growing = Pool(Resources(), lambda: nodes, grows=True)
+    growing = Pool(Resources(gpus_per_worker=0), lambda: nodes, grows=True)
     assert (pool.limit(), bounded.limit(), growing.limit()) == (2, 2, 3)
     nodes.append(Node(8))
     assert (pool.limit(), bounded.limit(), growing.limit()) == (10, 3, 12)
@@ -91,7 +116,7 @@ def test_the_limit_follows_nodes_that_join_and_leave(monkeypatch):
 
 
 def test_a_cluster_that_grows_is_waited_for_and_another_is_refused():
-    wide = Resources(cpus_per_worker=16)
+    wide = Resources(cpus_per_worker=16, gpus_per_worker=0)
     with pytest.raises(UserError, match="cpus_per_worker: at most 2"):
         Pool(wide, lambda: [Node(2)], grows=False)
     with pytest.warns(UserWarning, match="cpus_per_worker: at most 2.*starts nodes on demand"):
