@@ -108,7 +108,7 @@ def _others_can_read(path: Path) -> bool:
 
 
 def dashboard() -> Finding:
-    """Whether the head's dashboard process answers."""
+    """Whether the head's dashboard process answers; a search does without it."""
 
     def ask() -> str | None:
         from ray.util.state import list_nodes
@@ -126,8 +126,8 @@ def dashboard() -> Finding:
         said = type(error).__name__
     if said is None:
         return Finding(True, "dashboard", "its process answers")
-    remedy = "install ray[default] on the head, and start it with `ray start --head --include-dashboard=true`"
-    return Finding(False, "dashboard", f"its process does not answer ({said})", remedy=remedy)
+    remedy = "to see the cluster on a page, install ray[default] on the head and start it with --include-dashboard=true"
+    return Finding(True, "dashboard", f"its process does not answer ({said}), and no search needs it; {remedy}")
 
 
 @dataclass(frozen=True)

@@ -105,11 +105,11 @@ class Lease:
     @property
     def is_lost(self) -> bool:
         """Whether another one has taken the lease meanwhile; a store that does not answer has said nothing."""
-        now = time.monotonic()
-        if not self._lost and now - self._looked >= self._files.look_seconds:
-            self._looked = now
+        if not self._lost and time.monotonic() - self._looked >= self._files.look_seconds:
             with contextlib.suppress(*_NO_ANSWER):
-                self._lost = _newest(self._files, self._place) != self._number
+                # training waits meanwhile, at every report: a server that is down must not hold it up
+                self._lost = max(self._files.numbers(self._place, waits=False), default=None) != self._number
+            self._looked = time.monotonic()
         return self._lost
 
     def check(self) -> None:

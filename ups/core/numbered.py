@@ -23,8 +23,12 @@ class NumberedFiles(Protocol):
     def places(self) -> list[str]:
         """Every place that has a number, or had one."""
 
-    def numbers(self, place: str) -> list[int]:
-        """In their order; none if there is no such place."""
+    def numbers(self, place: str, *, waits: bool = True) -> list[int]:
+        """In their order; none if there is no such place.
+
+        Args:
+            waits: for a server that does not answer; else it is OSError at once.
+        """
 
     def create(self, place: str, number: int, content: bytes) -> bool:
         """Whether it was this call that created the number."""
@@ -50,7 +54,7 @@ class NumberedFolder:
     def places(self) -> list[str]:
         return sorted(path.name for path in self.root.glob("[0-9a-f]" * 64))
 
-    def numbers(self, place: str) -> list[int]:
+    def numbers(self, place: str, *, waits: bool = True) -> list[int]:
         try:
             found = sorted(int(name) for name in os.listdir(self.root / place) if name.isdigit())
         except (FileNotFoundError, NotADirectoryError):
@@ -114,8 +118,9 @@ class NumberedObjects:
         found = {name.split("/")[1] for name in self._objects.sizes(self._root)}
         return sorted(found)
 
-    def numbers(self, place: str) -> list[int]:
-        found = (name.rpartition("/")[2] for name in self._objects.sizes(f"{self._root}/{place}"))
+    def numbers(self, place: str, *, waits: bool = True) -> list[int]:
+        there = self._objects.sizes(f"{self._root}/{place}", patience=None if waits else 0.0)
+        found = (name.rpartition("/")[2] for name in there)
         return sorted(int(name) for name in found if name.isdigit())
 
     def create(self, place: str, number: int, content: bytes) -> bool:

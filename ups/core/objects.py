@@ -78,6 +78,8 @@ class Objects:
 
             # a listing that was kept would hide what others write
             self._files, root = url_to_fs(self.uri, use_listings_cache=False, **_settings(self.uri))
+            if hasattr(self._files, "retries"):  # s3fs repeats what timed out five times by itself; patience is ours
+                self._files.retries = 1
         except ImportError as error:
             package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}.get(self.uri.partition(":")[0])
             remedy = f"`pip install {package}`" if package else "the package that fsspec names"
@@ -132,10 +134,10 @@ class Objects:
         """Download into a file; False if there is no such object."""
         return self._tried(lambda: self._files.get_file(self._path(name), str(file)) or True, missing=False)
 
-    def sizes(self, folder: str) -> dict[str, int]:
+    def sizes(self, folder: str, *, patience: float | None = None) -> dict[str, int]:
         """Every object below a folder -> its bytes."""
         found: dict[str, Any] = self._tried(
-            lambda: self._files.find(self._path(folder), detail=True), missing=dict[str, Any]()
+            lambda: self._files.find(self._path(folder), detail=True), patience=patience, missing=dict[str, Any]()
         )
         start = len(self._root) + 1
         return {path[start:]: int(facts["size"] or 0) for path, facts in found.items()}
@@ -235,8 +237,9 @@ def _is_asynchronous(files: Any) -> bool:
 
 
 def _settings(uri: str) -> dict[str, Any]:
-    """What a file system is opened with: a server that is gone is noticed in a minute, and not in half an hour."""
-    once = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+    """What a file system is opened with: a server that is gone is noticed in half a minute, and not in half an
+    hour."""
+    once = {"connect_timeout": 10, "read_timeout": 20, "retries": {"total_max_attempts": 1}}
     return {"config_kwargs": once} if uri.startswith(("s3://", "s3a://")) else {}
 
 
