@@ -30,6 +30,7 @@ from ray.tune.stopper import Stopper
 from tune.cluster import Pool, check_shared, grows, joined, live_nodes, this_machine
 from tune.driver import Driver
 from tune.fit import fit_to_data, keys_on
+from tune.lost_nodes import LostNodes
 from tune.objectives import best_of
 from tune.patience import StorageRefused
 from tune.pbt import space_of_workers
@@ -227,6 +228,7 @@ def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path) -> bool:
                 storage_path=str(folder),
                 stop=_DriverStopper(driver),
                 failure_config=ray_tune.FailureConfig(max_failures=WORKER_DEATHS - 1),
+                callbacks=[LostNodes()],
                 verbose=0,
             ),
         )

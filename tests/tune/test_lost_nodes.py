@@ -1,0 +1,69 @@
+"""Whose fault a death was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from tune import lost_nodes
+from tune.lost_nodes import DOUBT_SECONDS, LostNodes, node_of
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Nodes that are alive, and a clock, to be changed."""
+    found = SimpleNamespace(alive={"a", "b"}, now=1000.0)
+    monkeypatch.setattr(lost_nodes, "node_of", lambda actor: actor)
+    monkeypatch.setattr(lost_nodes.time, "monotonic", lambda: found.now)
+    monkeypatch.setattr(
+        lost_nodes.ray, "nodes", lambda: [{"NodeID": node, "Alive": node in found.alive} for node in ("a", "b")]
+    )
+    return found
+
+
+def trial_on(node, name="one"):
+    return SimpleNamespace(
+        trial_id=name, temporary_state=SimpleNamespace(ray_actor=node), run_metadata=SimpleNamespace(num_failures=0)
+    )
+
+
+def die(watch, trial):
+    watch.on_trial_start(0, [], trial)
+    trial.run_metadata.num_failures += 1
+    watch.on_trial_recover(0, [], trial)
+
+
+def test_a_death_of_the_node_is_taken_back_once_also_when_it_is_seen_late(cluster):
+    watch, lost, own = LostNodes(), trial_on("a"), trial_on("b", "two")
+    die(watch, lost)
+    die(watch, own)
+    for seconds in range(30):
+        cluster.now += 1
+        if seconds == 20:
+            cluster.alive = {"b"}
+        watch.on_step_begin(0, [])
+        assert lost.run_metadata.num_failures == (1 if seconds < 20 else 0)
+    assert own.run_metadata.num_failures == 1
+
+
+def test_a_node_that_dies_much_later_is_not_what_killed_it(cluster):
+    watch, trial = LostNodes(), trial_on("a")
+    die(watch, trial)
+    cluster.now += DOUBT_SECONDS + 1
+    watch.on_step_begin(0, [])
+    cluster.alive = set()
+    cluster.now += 1
+    watch.on_step_begin(0, [])
+    assert trial.run_metadata.num_failures == 1
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_actor_is_on_its_node():
+    class Worker:
+        def node(self):
+            return ray.get_runtime_context().get_node_id()
+
+    actor = ray.remote(num_cpus=0)(Worker).remote()
+    assert ray.get(actor.node.remote()) == node_of(actor)
