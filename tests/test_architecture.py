@@ -17,7 +17,7 @@ LAYERS = [
     ["ups.training"],
     ["ups.evaluation"],
     ["ups.inference"],
-    ["ups.models", "ups.data", "ups.baselines"],
+    ["ups.models", "ups.data", "ups.baselines", "ups.pages"],
     ["ups.core"],
 ]
 FILES = sorted([*(ROOT / "ups").rglob("*.py"), *(ROOT / "tune").rglob("*.py")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tune.charts import AMBER, BLUE, GREY, RED, Axis, Interval, Layer, Line, Points, chart, short
+from ups.pages.charts import AMBER, BLUE, GREY, RED, Axis, Interval, Layer, Line, Points, chart, short
 
 
 def confirmation(promotion: Mapping[str, Any]) -> list[str]:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tune.charts import AMBER, BLUE, GREY, PALE, RED, Axis, Layer, Line, Points, chart, short
 from tune.domain import Domain
 from tune.objectives import HEADINGS, best_of, broken, is_eligible, noise_floor, pareto_front
 from tune.space import SearchConfig
 from tune.study import StudyFolder, TrialRecord
 from tune.trial import DIVERGED
 from ups.core.types import Status
+from ups.pages.charts import AMBER, BLUE, GREY, PALE, RED, Axis, Layer, Line, Points, chart, short
 from ups.training.pipeline import SEARCH, StagesConfig
 
 _SCORE = Axis("validation rollout_nrmse")

@@ -22,13 +22,13 @@ from tune.objectives import (
     remarks,
     shown_metric,
 )
-from tune.page import gallery, page, remark, section, table
 from tune.promotion import RECORD
 from tune.study import StudyFolder, TrialRecord, diverged_shares, load_study
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
 from ups.core.types import Status
 from ups.evaluation.report import FILE_NAME
+from ups.pages.page import gallery, page, remark, section, table
 
 BEST_ROWS = 10
 STOPPED_ROWS = 200
