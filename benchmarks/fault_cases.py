@@ -179,8 +179,9 @@ CASES = (
     Case("reclaim_driver", "SIGTERM to the driver (spot reclaim), then `--resume`", reclaim_driver),
     Case("fill_disk", "disk full for 3 s", fill_disk),
     Case("refuse_writes", "storage refuses the writes of a trial for 30 s", refuse_writes),
-    Case("truncate_checkpoint", "a checkpoint truncated on disk, then `--resume`", truncate_checkpoint, bound=STEPS),
-    Case("corrupt_artifact", "a corrupt artifact", corrupt_artifact, bound=STEPS, trials=len(LRS) + 1),
+    # two faults: the death costs what came after the last checkpoint, the truncation that checkpoint's own interval
+    Case("truncate_checkpoint", "a checkpoint truncated on disk, `--resume`", truncate_checkpoint, bound=2 * INTERVAL),
+    Case("corrupt_artifact", "a corrupt artifact", corrupt_artifact, trials=len(LRS) + 1),
     Case("set_clock_back", "the clock goes back by an hour", set_clock_back, has_clock=True),
 )
 

@@ -84,7 +84,8 @@ class S3Server:
             writes = environ["REQUEST_METHOD"] == "PUT"
             if self.deny:
                 start_response("403 Forbidden", [("Content-Type", "application/xml")])
-                return [DENIAL]
+                # an answer to HEAD has no body
+                return [] if environ["REQUEST_METHOD"] == "HEAD" else [DENIAL]
             if self.refuse > 0:
                 self.refuse -= 1
                 return _refusal(start_response)

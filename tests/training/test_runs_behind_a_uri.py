@@ -21,8 +21,9 @@ from s3_server import S3Server
 
 from ups.config import RunConfig
 from ups.core import objects, unfinished
-from ups.core.checkpoint import load_checkpoint
-from ups.core.remote_store import RemoteStore
+from ups.core.checkpoint import BEFORE, BEST, load_checkpoint
+from ups.core.remote_store import RemoteStore, open_store
+from ups.core.store import Store
 from ups.core.types import Progress, RunResult, Status
 from ups.run import load_result, train_run
 from ups.training.pipeline import Pipeline
@@ -39,6 +40,12 @@ def config(tiny: dict[str, Any]) -> RunConfig:
 @pytest.fixture(scope="module")
 def uninterrupted(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return train_run(config, tmp_path_factory.mktemp("whole") / "run", evaluate_on="none")
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("UPS_CACHE", str(tmp_path / "cache"))
+    return str(tmp_path / "store") if request.param == "folder" else f"memory://{uuid.uuid4().hex}"
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -185,9 +192,9 @@ def test_a_rank_on_another_node_reads_its_own_copy(tmp_path: Path) -> None:
         Pipeline._here(rank, "key", found)
 
 
-@pytest.mark.parametrize("name", ["last", "best"])
-def test_a_truncated_checkpoint_costs_a_warning_and_the_way_to_it(
-    config: RunConfig, uninterrupted: RunResult, tmp_path: Path, name: str
+@pytest.mark.parametrize(("name", "begin"), [("last", "at step [1-9]"), ("best", "at its beginning")])
+def test_a_truncated_checkpoint_costs_a_warning_and_the_way_from_the_one_before(
+    config: RunConfig, uninterrupted: RunResult, tmp_path: Path, name: str, begin: str
 ) -> None:
     class Stop(Exception):
         """Stands for whatever ends a run from outside."""
@@ -200,10 +207,44 @@ def test_a_truncated_checkpoint_costs_a_warning_and_the_way_to_it(
         train_run(config, tmp_path / "run", stop, evaluate_on="none")
     file = tmp_path / "run" / OPERATOR / f"{name}.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.warns(UserWarning, match=rf"damaged checkpoint \({name}.safetensors\); .* at its beginning") as warned:
+    with pytest.warns(UserWarning, match=rf"damaged checkpoint \({name}.safetensors\); .* {begin}") as warned:
         result = train_run(config, tmp_path / "run", evaluate_on="none", resume=True)
     assert len([each for each in warned if "damaged" in str(each.message)]) == 1
     assert_equal(result, uninterrupted)
+
+
+def test_a_stage_whose_artifact_is_damaged_is_published_again_by_the_checkpoints_of_its_maker(
+    config: RunConfig, uninterrupted: RunResult, store: str, tmp_path: Path
+) -> None:
+    train_run(config, tmp_path / "run", evaluate_on="none", store=store)
+    opened = open_store(store)
+    (made,) = [artifact.key for artifact in opened.ls() if artifact.what == "operator"]
+    corrupt_weights(opened, made)
+    steps: list[int] = []
+    with pytest.warns(UserWarning, match="damaged artifact"):
+        heir = train_run(
+            config, tmp_path / "heir", lambda progress: steps.append(progress.step), evaluate_on="none", store=store
+        )
+    assert steps == []
+    assert_equal(heir, uninterrupted)
+    assert opened.find(made) is not None
+    assert not (tmp_path / "run" / OPERATOR / BEFORE).exists()
+
+
+def corrupt_weights(store: Store, key: str) -> None:
+    """One byte of them, where they are kept and in this machine's copy."""
+    if isinstance(store, RemoteStore):
+        (name,) = [name for name in store.objects.sizes("blobs") if name.endswith(BEST)]
+        content = store.objects.read(name)
+        store.objects.write(name, changed(content))
+        store.cache.gc(0)
+    else:
+        path = store.find(key) / BEST
+        path.write_bytes(changed(path.read_bytes()))
+
+
+def changed(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 0xFF])
 
 
 def test_truncated_weights_of_a_finished_stage_are_found_again(

@@ -73,15 +73,23 @@ class ArtifactStore(Store):
         return folder
 
     def publish(
-        self, key: str, fill: Callable[[Path], None], *, what: str = "artifact", seconds: float | None = None
+        self,
+        key: str,
+        fill: Callable[[Path], None],
+        *,
+        what: str = "artifact",
+        seconds: float | None = None,
+        folder: Path | None = None,
     ) -> Path:
         found = self.find(key)
         if found is not None:
             return found
         with disk_in_words(self.root, self._remedy):
-            return self._publish(key, fill, what, seconds)
+            return self._publish(key, fill, what, seconds, folder)
 
-    def _publish(self, key: str, fill: Callable[[Path], None], what: str, seconds: float | None) -> Path:
+    def _publish(
+        self, key: str, fill: Callable[[Path], None], what: str, seconds: float | None, made_in: Path | None
+    ) -> Path:
         folder = self._folder(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = folder.with_name(f".{folder.name[:12]}.{uuid.uuid4().hex}")
@@ -91,7 +99,8 @@ class ArtifactStore(Store):
             fill(temporary)
             took = time.perf_counter() - start if seconds is None else seconds
             # last: an artifact is one that has its manifest
-            write_atomic(temporary / MANIFEST, json.dumps(_manifest(temporary, key, what, took), indent=1).encode())
+            manifest = _manifest(temporary, key, what, took, made_in)
+            write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
             _flush(temporary)
             try:
                 os.rename(temporary, folder)
@@ -166,6 +175,7 @@ class ArtifactStore(Store):
         aside = self.root / "damaged" / f"{folder.name[:12]}.{uuid.uuid4().hex}"
         try:
             aside.parent.mkdir(exist_ok=True)
+            self._name_maker(folder)
             os.rename(folder, aside)
         except FileNotFoundError:
             return
@@ -174,6 +184,13 @@ class ArtifactStore(Store):
         warnings.warn(
             f"{folder}: damaged artifact, {damage}; it is made anew, what was there is in {aside}", stacklevel=3
         )
+
+    def _name_maker(self, folder: Path) -> None:
+        """To whoever makes a damaged artifact again."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # its manifest may be what is damaged
+            facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if facts["folder"] is not None:
+                self.leases.leave(folder.name, facts["key"], facts["what"], Path(facts["folder"]))
 
     def _clear_rests(self) -> None:
         for path in (*(self.root / "trash").glob("[0-9a-f]" * 32), *(self.root / "damaged").glob("*.*")):
@@ -198,13 +215,13 @@ class ArtifactStore(Store):
         return self.root / name[:2] / name
 
 
-def _manifest(folder: Path, key: str, what: str, seconds: float) -> dict[str, Any]:
+def _manifest(folder: Path, key: str, what: str, seconds: float, made_in: Path | None) -> dict[str, Any]:
     """What is in the folder; its files are on the disk afterwards, and not only in memory."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     checksums = {str(file.relative_to(folder)): sha256_of(file, flush=True) for file in files}
     size = sum(file.stat().st_size for file in files)
     facts = {"key": key, "what": what, "seconds": round(seconds, 3), "bytes": size, "created": time.time()}
-    return facts | {"sha256": checksums}
+    return facts | {"folder": None if made_in is None else str(made_in.absolute()), "sha256": checksums}
 
 
 def _damage(folder: Path) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from torch import Tensor
 
 from ups.core.errors import DataError
 from ups.core.runtime import write_atomic
+
+LAST, BEFORE, BEST = "last.safetensors", "before.safetensors", "best.safetensors"
+"""of a stage: its latest state, the state before that one, should the latest be damaged, and its best weights"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write to a temporary name, flush, rename: a kill leaves the previous checkpoint or the new one."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
     write_atomic(path, save(tensors, metadata={"facts": json.dumps(checkpoint.facts, allow_nan=False)}))
+
+
+def keep_as(path: Path, name: Path) -> None:
+    """Give a checkpoint that is about to be replaced another name, too, if there is one; a file system without hard
+    links keeps none."""
+    link = name.with_name(f".{name.name}")
+    link.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(path, link)
+        os.replace(link, name)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -84,7 +84,7 @@ class Lease:
         beat_seconds: float,
     ) -> None:
         self.remains = tuple(remains)
-        """folders of earlier holders who did not finish, the latest first"""
+        """folders of earlier holders who did not finish, or whose artifact was damaged, the latest first"""
         self._files, self._place, self._number = files, place, number
         self._holder, self._beat_seconds = holder, beat_seconds
         self._beats, self._settled, self._released = 0, False, False
@@ -199,6 +199,13 @@ class Leases:
             number = (newest or 0) + 1
             if files.create(name, number, _content(_HELD, 0, holder)):
                 return Lease(files, name, number, holder, _remains(files, name, number, mine), self._beat_seconds)
+
+    def leave(self, name: str, key: str, what: str, folder: Path) -> None:
+        """Say in which folder checkpoints of an artifact lie that has to be made again; the next to take its lease
+        finds it in `remains`. Where there is a lease already, nothing is said."""
+        if _newest(self._files, name) is None:
+            nobody = Holder(key, what, "", 0, "", str(folder), (), uuid.uuid4().hex)
+            self._files.create(name, 1, _content(_FREE, 0, nobody))
 
     def is_held(self, name: str) -> bool:
         """Whether a living holder has the lease.

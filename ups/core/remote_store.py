@@ -102,12 +102,24 @@ class RemoteStore(Store):
                 return None
 
     def publish(
-        self, key: str, fill: Callable[[Path], None], *, what: str = "artifact", seconds: float | None = None
+        self,
+        key: str,
+        fill: Callable[[Path], None],
+        *,
+        what: str = "artifact",
+        seconds: float | None = None,
+        folder: Path | None = None,
     ) -> Path:
-        return self.find(key) or self.replace(key, fill, what=what, seconds=seconds)
+        return self.find(key) or self.replace(key, fill, what=what, seconds=seconds, made_in=folder)
 
     def replace(
-        self, key: str, fill: Callable[[Path], None], *, what: str = "artifact", seconds: float | None = None
+        self,
+        key: str,
+        fill: Callable[[Path], None],
+        *,
+        what: str = "artifact",
+        seconds: float | None = None,
+        made_in: Path | None = None,
     ) -> Path:
         """As `publish`, whatever is there."""
         name = digest_of(key)
@@ -117,7 +129,7 @@ class RemoteStore(Store):
         assert keep is not None, "nobody else has this name"
         # the lease keeps it in the cache until it is uploaded
         with keep:
-            folder = self.cache.publish(blobs, fill, what=what, seconds=seconds)
+            folder = self.cache.publish(blobs, fill, what=what, seconds=seconds, folder=made_in)
             keep.settle()
             facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             for file in facts["sha256"]:
@@ -272,6 +284,9 @@ class RemoteStore(Store):
         content = self.objects.read(manifest_of(name))
         if content is None:
             return
+        upload = parsed(content)
+        if upload is not None and upload.folder is not None:
+            self.leases.leave(name, upload.key, upload.what, Path(upload.folder))
         aside = f"damaged/{name[:12]}.{uuid.uuid4().hex}.json"
         self.objects.write(aside, content)
         self.objects.remove([manifest_of(name)])

@@ -95,7 +95,7 @@ class Store(ABC):
 
         A collection may remove it at any time, unless it is protected: who reads it must be ready for a
         FileNotFoundError. A damaged one, of which a file is missing or not what was published, is put aside with a
-        warning: then there is none, and it is made anew.
+        warning: then there is none, and it is made anew, from its maker's checkpoints where those are left.
 
         Raises:
             DataError: a damaged one cannot be put aside.
@@ -103,7 +103,13 @@ class Store(ABC):
 
     @abstractmethod
     def publish(
-        self, key: str, fill: Callable[[Path], None], *, what: str = "artifact", seconds: float | None = None
+        self,
+        key: str,
+        fill: Callable[[Path], None],
+        *,
+        what: str = "artifact",
+        seconds: float | None = None,
+        folder: Path | None = None,
     ) -> Path:
         """The folder of artifact `key`: the one that is there, or a new one that `fill` writes into.
 
@@ -112,6 +118,7 @@ class Store(ABC):
             fill: writes the files into the folder that it is given.
             what: kind of artifact.
             seconds: what the content took to make; None is the time that `fill` takes.
+            folder: where its maker has its checkpoints: who finds the artifact damaged goes on from them.
 
         Raises:
             UserError: the disk is full, or fails; nothing is published.

@@ -20,13 +20,16 @@ class Upload:
     """file -> checksum"""
     blobs: str
     """where the files are"""
+    folder: str | None = None
+    """where its maker had its checkpoints"""
 
 
 def parsed(content: bytes) -> Upload | None:
     """None for a manifest that cannot be read, or that names a file elsewhere."""
     try:
         data = json.loads(content)
-        upload = Upload(**{name: data[name] for name in Upload.__dataclass_fields__})
+        facts = {name: data[name] for name in Upload.__dataclass_fields__ if name in data}
+        upload = Upload(**facts)
         paths = [Path(upload.blobs), *map(Path, upload.sha256)]
     except (ValueError, KeyError, TypeError):
         return None

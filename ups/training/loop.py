@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ups.core.blocks import draw_for
-from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.checkpoint import BEFORE, LAST, Checkpoint, keep_as, load_checkpoint, save_checkpoint
 from ups.core.ranks import ALONE, Part, Ranks
 from ups.core.runtime import (
     RuntimeConfig,
@@ -110,7 +110,7 @@ def train_stage(
     """
     guard = GradientGuard(stage.config.guard, stage.name)
     state = TrainState.start(stage.model, stage.config.optimizer.build(stage.model), guard)
-    last = folder / "last.safetensors"
+    last = folder / LAST
     found = ranks.lead(lambda: load_checkpoint(last) if resume and last.is_file() else None)
     if found is not None:
         state.restore(found)
@@ -318,7 +318,9 @@ class _StageRun:
             facts = self.facts | {"step": self.state.step, "score": self.state.best}
             save_checkpoint(path, Checkpoint(tensors, facts))
         else:
-            save_checkpoint(path, self.state.to_checkpoint(self.facts))
+            checkpoint = self.state.to_checkpoint(self.facts)
+            keep_as(path, path.with_name(BEFORE))
+            save_checkpoint(path, checkpoint)
 
 
 def _latest(milestones: dict[str, float]) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 
-from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.checkpoint import BEFORE, BEST, Checkpoint, load_checkpoint, save_checkpoint
 from ups.core.errors import DataError
 from ups.core.leases import Lease, LeaseLost
 from ups.core.ranks import ALONE, Ranks
@@ -259,7 +259,7 @@ class Pipeline:
         try:
             result = _load_result(found / _RESULT)
             if result.status is Status.COMPLETE:
-                shutil.copyfile(found / "best.safetensors", folder / "best.safetensors")
+                shutil.copyfile(found / BEST, folder / BEST)
         except FileNotFoundError:  # a collection removed it this moment
             return None
         if result.status is not Status.COMPLETE:
@@ -293,9 +293,10 @@ class Pipeline:
     def _publish(self, name: str, folder: Path, result: StageResult, lease: Lease | None) -> None:
         """Write down how a stage ended; where that holds for every run, in the store, too."""
         write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
+        (folder / BEFORE).unlink(missing_ok=True)
         if self._is_for_all(result):
             fill: Callable[[Path], None] = lambda temporary: _copy_stage(folder, temporary, result)  # noqa: E731
-            self.store.publish(self.keys[name], fill, what=name, seconds=result.seconds)
+            self.store.publish(self.keys[name], fill, what=name, seconds=result.seconds, folder=folder)
             assert lease is not None
             lease.settle()
 
@@ -398,7 +399,7 @@ class Pipeline:
         return correction.to(self.surrogate.reference_F.device)
 
     def _load(self, name: str, folder: Path) -> None:
-        weights = self.ranks.lead(lambda: load_checkpoint(folder / "best.safetensors").group("model"))
+        weights = self.ranks.lead(lambda: load_checkpoint(folder / BEST).group("model"))
         if name == "operator":
             self.surrogate.load_state_dict(weights)
         else:
@@ -521,7 +522,7 @@ def await_stages(keys: Mapping[str, str], store: Store, run: Path, *, wait: bool
 
 def _copy_stage(folder: Path, temporary: Path, result: StageResult) -> None:
     """What is published of a stage: of one that failed the verdict alone."""
-    for name in ("best.safetensors", _RESULT) if result.status is Status.COMPLETE else (_RESULT,):
+    for name in (BEST, _RESULT) if result.status is Status.COMPLETE else (_RESULT,):
         shutil.copyfile(folder / name, temporary / name)
 
 
@@ -537,7 +538,7 @@ def _load_own(path: Path) -> tuple[StageResult, bool] | None:
     result = _load_result(path)
     if result.status is Status.COMPLETE:
         try:
-            load_checkpoint(path.with_name("best.safetensors"))
+            load_checkpoint(path.with_name(BEST))
         except DataError as error:
             warnings.warn(f"{error}; the stage is taken from the store, or trained again", stacklevel=2)
             return None

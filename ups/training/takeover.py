@@ -19,27 +19,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ups.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.checkpoint import BEFORE, BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from ups.core.errors import DataError
-
-LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
     """Put the furthest checkpoint of a stage into `folder`; returns whether there is one to go on from.
 
     What `folder` holds itself counts as well; a checkpoint in it that belongs to another key or is damaged is removed,
-    the latter with a warning.
+    the latter with a warning. Where the latest one is damaged, the one before it counts.
 
     Args:
         folder: of the stage in this run.
         key: what the stage is called in the store.
         others: folders of the same stage in other runs, which may be gone, damaged, or hold something else.
     """
-    step = _step(folder, key)
     damaged = [name for name in (LAST, BEST) if _is_damaged(folder / name)]
+    step = _furthest(folder, key)
     if step is None:
-        for name in (LAST, BEST):
+        for name in (LAST, BEFORE, BEST):
             (folder / name).unlink(missing_ok=True)
     for other in others:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,10 +45,10 @@ def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
             copy = Path(temporary)
             # `best` is written first: next to a copied `last` lies its own `best`, or one of a later step, which
             # the steps from `last` on write again
-            with contextlib.suppress(OSError):
-                for name in (LAST, BEST):
+            for name in (BEFORE, LAST, BEST):
+                with contextlib.suppress(OSError):
                     shutil.copyfile(other / name, copy / name)
-            theirs = _step(copy, key)
+            theirs = _furthest(copy, key)
             if theirs is None or (step is not None and theirs <= step):
                 continue
             for name in (BEST, LAST):
@@ -98,6 +96,15 @@ def _is_damaged(path: Path) -> bool:
     except DataError:
         return path.is_file()
     return False
+
+
+def _furthest(folder: Path, key: str) -> int | None:
+    """As `_step`; a checkpoint before the last one takes its place where that one cannot be gone on from."""
+    step = _step(folder, key)
+    if step is None and (folder / BEFORE).is_file():
+        os.replace(folder / BEFORE, folder / LAST)
+        step = _step(folder, key)
+    return step
 
 
 def _step(folder: Path, key: str) -> int | None:
