@@ -158,7 +158,7 @@ class StageTree:
             below = node.nodes.get(_key(own))
             if below is None:
                 below = node.nodes[_key(own)] = Node(level, own, node, number)
-                self._shelves[level].running(id(below), number, own)
+                self._shelves[level].running(below, number, own)
                 branched = level - 1 if branched is None else branched
             elif below.stopped is not None:
                 below.stopped = None
@@ -185,7 +185,7 @@ class StageTree:
         if outcome.state in (Status.FAILED, Status.INTERRUPTED):
             for node in nodes[1:]:
                 if node.score is None and not node.running:
-                    self._shelves[node.level].drop(id(node))
+                    self._shelves[node.level].drop(node)
             return
         if number not in self._taken_up:
             self._costs[branched + 1].append(sum(outcome.stage_seconds.values()))
@@ -257,22 +257,26 @@ class StageTree:
         """What a level learns of a prefix."""
         assert node.above is not None
         shelf, start = self._shelves[node.level], node.above.score
+        is_reached = node.level <= ended or node.score is not None or node.stopped is not None
         if start is None:
-            shelf.drop(id(node))
+            shelf.drop(node)
+        elif not is_reached:
+            if not node.running:
+                shelf.drop(node)
         elif node.best is not None:
-            shelf.complete(id(node), node.number, node.params, node.best - start)
+            shelf.complete(node, node.number, node.params, node.best - start)
         elif (
             (node.level == ended and outcome.state in DIVERGED)
             # which of its stages breaks a constraint is not known, nor which is to blame where all below diverges
             or (outcome.state is Status.COMPLETE and not feasible)
             or (node.spoiled >= _STRIKES - 1 and not node.gains)
         ):
-            shelf.diverged(id(node), node.number, node.params)
+            shelf.diverged(node, node.number, node.params)
         else:
             step, score = _furthest(outcome)
             if score is None:
                 score = _log(outcome.score) if outcome.score else 0.0
-            shelf.stopped(id(node), node.number, node.params, step, score - start)
+            shelf.stopped(node, node.number, node.params, step, score - start)
 
     # ------------------------------------------------------------------ proposing
 
@@ -282,7 +286,7 @@ class StageTree:
         A function of what was learned and of `seed`.
         """
         explores = np.random.default_rng(seed).random() < EXPLORE
-        exhausted: set[int] = set()
+        exhausted: set[Node] = set()
         while True:
             chosen = self._choose(explores, seconds_left, exhausted)
             if chosen is None:
@@ -293,7 +297,7 @@ class StageTree:
                 below = None if node.level < 0 else node.number
                 stage = None if node.level < 0 else STAGES[self.levels[node.level]]
                 return Branch(params, below, stage, reason)
-            exhausted.add(id(node))
+            exhausted.add(node)
 
     def _proposal(self, node: Node, seed: int) -> dict[str, Value] | None:
         """Something below the prefix that was not tried; None where chance finds nothing, or nothing is left."""
@@ -326,11 +330,11 @@ class StageTree:
         """Whether it opens a prefix right below the node: one that is there already has a worth of its own."""
         return _key(self._split(params)[node.level + 1]) not in node.nodes and _key(params) not in self._refused
 
-    def _choose(self, explores: bool, seconds_left: float | None, exhausted: set[int]) -> tuple[Node, str] | None:
+    def _choose(self, explores: bool, seconds_left: float | None, exhausted: set[Node]) -> tuple[Node, str] | None:
         """The prefix below which a second is worth most."""
         arms: list[tuple[float, Node, str]] = []
         for node in (self.trunk, *self._candidates()):
-            if id(node) in exhausted or node.is_exhausted:
+            if node in exhausted or node.is_exhausted:
                 continue
             cost = self._cost_of(node)
             if seconds_left is not None and cost is not None and cost > seconds_left:

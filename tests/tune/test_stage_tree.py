@@ -24,6 +24,7 @@ from made_up_search import (
     MadeUpSearch,
     keys_of,
 )
+from optuna.trial import TrialState
 
 from tune.checks import random_value
 from tune.driver import EXHAUSTED
@@ -365,3 +366,24 @@ def test_stages_below_a_branch_are_other_ones_and_those_above_are_shared(three, 
         started.append(params)
         tree.start(number, params)
         tree.end(number, params, complete(params))
+
+
+def test_a_prefix_that_is_gone_is_never_taken_for_a_later_one(three):
+    """Prefixes come and go: nothing is learned of one that was never reached, nor may it stand for a later one."""
+    tree = tree_of(three)
+    for number in range(0, 100, 2):
+        first = {LR: 1e-3 * (1 + number), EPOCHS: 2, RATE: 1e-3, "ttc.enabled": False}
+        tree.start(number, first)
+        # stopped at the end of its operator: its correction is never reached
+        score = smooth(first)["operator:1"]
+        tree.end(
+            number,
+            first,
+            Outcome(Status.PRUNED, score, milestones={"operator:1": score}, stage_seconds={"operator": 10.0}),
+        )
+        second = {**first, LR: 1e-3 * (2 + number)}
+        tree.start(number + 1, second)
+        seen = {entry.number: entry.state for entry in tree._shelves[1].seen()}
+        assert seen[number + 1] is TrialState.RUNNING
+        assert number not in seen
+        tree.end(number + 1, second, complete(second))
