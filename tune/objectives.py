@@ -74,6 +74,14 @@ def best_of(records: Sequence[TrialRecord], config: SearchConfig) -> TrialRecord
     return min(eligible, key=lambda record: (record.score, record.number), default=None)
 
 
+def foremost(records: Sequence[TrialRecord], config: SearchConfig) -> tuple[TrialRecord, ...]:
+    """As many of the best as are confirmed, and the Pareto front."""
+    eligible = [record for record in records if is_eligible(record, config)]
+    best = sorted(eligible, key=lambda record: (record.score, record.number))[: config.confirm.top]
+    found = {record.number: record for record in (*best, *pareto_front(records, config))}
+    return tuple(found.values())
+
+
 def pareto_front(records: Sequence[TrialRecord], config: SearchConfig) -> tuple[TrialRecord, ...]:
     """The eligible trials that no other one beats in every objective, by score.
 

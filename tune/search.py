@@ -30,6 +30,7 @@ from ray.tune.stopper import Stopper
 from tune.cluster import Pool, check_shared, grows, joined, live_nodes, this_machine
 from tune.driver import Driver
 from tune.fit import fit_to_data, keys_on
+from tune.housekeeping import Housekeeper
 from tune.lost_nodes import LostNodes
 from tune.objectives import best_of
 from tune.patience import StorageRefused
@@ -38,7 +39,7 @@ from tune.pinning import pin_study
 from tune.placement import GIB
 from tune.running import NoView, View
 from tune.space import Resources, SearchConfig
-from tune.study import OpenStudy, Plan, TrialRecord, diverged_shares, load_study, store_place
+from tune.study import OpenStudy, Plan, StudyFolder, TrialRecord, diverged_shares, load_study, store_place
 from tune.trial import Outcome, run_folder
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
@@ -121,13 +122,18 @@ def run_search(
         space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
         function = trial_function(study.folder, place, space, trainer, limit, pool.workers, pool.demand)
         refused = False
+        # a made-up trainer leaves neither stages nor checkpoints
+        kept = StudyFolder(study.folder, plan.config, plan.base, ())
+        keeper = None if trainer else Housekeeper(kept, store, plan.config.resources.disk_bytes)
         with _StopOnSignal(driver) as signals:
             if driver.has_work:
                 with _started(pool, plan.config.strategy.trials) if address is None else nullcontext():
                     signals.install()
                     if address is not None:
                         check_shared(study.folder)
-                    refused = _run_tune(driver, function, pool, study.folder)
+                    refused = _run_tune(driver, function, pool, study.folder, keeper)
+        if keeper is not None:
+            keeper.close()
         if trainer is None and not refused:
             try:
                 pin_study(load_study(folder), store)
@@ -208,10 +214,10 @@ def _resources(pool: Pool) -> ray_tune.PlacementGroupFactory:
     return ray_tune.PlacementGroupFactory([pool.demand.bundle() if alone else {HEAD_NODE_RESOURCE_NAME: 0.001}])
 
 
-def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path) -> bool:
+def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path, keeper: Housekeeper | None) -> bool:
     """Run trials until the driver has enough; returns whether storage refused to be written, here or in a worker."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    searcher = _Searcher(driver, pool, folder)
+    searcher = _Searcher(driver, pool, folder, keeper)
     shutil.rmtree(folder / "ray", ignore_errors=True)
     try:
         tuner = ray_tune.Tuner(
@@ -254,8 +260,9 @@ class _DriverSide:
 class _Searcher(_DriverSide, Searcher):
     """Asks the driver for trials, and tells it how they ended."""
 
-    def __init__(self, driver: Driver, pool: Pool, study: Path) -> None:
+    def __init__(self, driver: Driver, pool: Pool, study: Path, keeper: Housekeeper | None) -> None:
         super().__init__()
+        self._keeper = keeper
         self._driver = driver
         self._numbers: dict[str, int] = {}
         self._pool = pool
@@ -287,6 +294,8 @@ class _Searcher(_DriverSide, Searcher):
             self._take_in(number, result, error)
         except StorageRefused as refused:  # Tune would take it for a failure of the trial
             self.refuse(str(refused))
+        if self._keeper is not None:
+            self._keeper.tidy_if_due(self._driver.records, [*self._driver.running.values(), *self._driver.parked])
 
     def _take_in(self, number: int, result: dict | None, error: bool) -> None:
         driver = self._driver

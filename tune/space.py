@@ -13,7 +13,9 @@ from pydantic import Field, field_validator, model_validator
 
 from tune import storage_url
 from tune.domain import Domain, Value, comparison_operand, holds, same
+from tune.sizes import parse_size
 from ups.core import store_uri
+from ups.core.errors import UserError
 from ups.core.schema import Schema, known_paths
 
 Suggest = Callable[[str, Domain], Value]
@@ -99,6 +101,22 @@ class Resources(Schema):
     """path of an Optuna journal, or postgresql:// where several drivers search one study; null is STUDY/journal.log"""
     study_name: str | None = Field(None, min_length=1, max_length=200)
     """of the study in a database; null is the name of the STUDY folder"""
+    disk: str = "100GB"
+    """such as 500MB or 2TB; what a store that is a folder, and the checkpoints of trials that have ended, may each
+    take while the search runs: what nobody needs goes, the least recently used first"""
+
+    @property
+    def disk_bytes(self) -> int:
+        return parse_size(self.disk)
+
+    @field_validator("disk", mode="before")
+    @classmethod
+    def _is_a_size(cls, size: Any) -> str:
+        try:
+            parse_size(str(size))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return str(size)
 
     @property
     def cpus_per_trial(self) -> int:

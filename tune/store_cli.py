@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tune.sizes import parse_size, shown_size
 from ups.cli.terminal import console, say
 from ups.core.errors import UserError
 
@@ -30,8 +30,6 @@ Place = Annotated[
     str,
     typer.Argument(help="A STUDY folder, or a store: a folder such as RUN/store, or a URI.", metavar="STUDY|STORE"),
 ]
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 @store_app.command("ls")
@@ -67,7 +65,10 @@ def gc(
     """
     from tune.pinning import pin_study
 
-    limit = parse_size(max_size)
+    try:
+        limit = parse_size(max_size)
+    except UserError as error:
+        raise UserError(f"--max-size: {error}") from None
     store, study = _opened(place)
     if study is not None:
         pin_study(study, store)
@@ -78,28 +79,6 @@ def gc(
     if not found.fits:
         say(_too_much(store, found), 1)
         raise typer.Exit(1)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of 500MB, 50GB, 1.5TiB; a bare number is bytes.
-
-    Raises:
-        UserError: none of these.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or (match[3] and not match[2]):
-        raise UserError(f"--max-size: a size is written like 500MB, 50GB or 1.5TiB, got {text!r}")
-    return round(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].lower()])
-
-
-def shown_size(size: int) -> str:
-    """`512 B`, `1.5 MB`, `50 GB`: powers of 1000."""
-    value, unit = float(size), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{float(f'{value:.3g}'):g} {unit}"
 
 
 def _opened(place: str) -> tuple[Store, StudyFolder | None]:

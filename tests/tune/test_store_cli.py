@@ -11,8 +11,8 @@ import pytest
 
 from tune.cli import app
 from tune.pinning import pin_study
+from tune.sizes import parse_size, shown_size
 from tune.space import SearchConfig
-from tune.store_cli import parse_size, shown_size
 from tune.study import Plan, StudyFolder, TrialRecord
 from ups.cli.terminal import run_app
 from ups.config import RunConfig, dump_yaml
