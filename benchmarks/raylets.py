@@ -89,6 +89,8 @@ def main() -> None:
             _raylet(added[-1]).wait()
         else:
             cluster.remove_node(added.pop(), allow_graceful=False)
+            # the cluster finds it out later
+            cluster.wait_for_nodes(60)
         print(json.dumps(answer), flush=True)
     cluster.shutdown()
 

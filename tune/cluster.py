@@ -208,8 +208,11 @@ def on_every_node(task: Callable[[], T], seconds: float = NODE_SECONDS) -> Itera
             yield name, (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def check_shared(folder: Path) -> None:
-    """See that every node has the study's folder and the working directory, so that no run ends on a node's own disk.
+def check_shared(folder: Path, option: str = "--out") -> None:
+    """See that every node has a folder and the working directory, so that no run ends on a node's own disk.
+
+    Args:
+        option: of the command line that says the folder.
 
     Raises:
         UserError: a node that lacks one of them.
@@ -226,7 +229,7 @@ def check_shared(folder: Path) -> None:
             if found is not None:
                 what = folder if found == str(marker) else found
                 raise UserError(
-                    f"--out: {what} must be on a file system that every node shares, and node {name} has it not"
+                    f"{option}: {what} must be on a file system that every node shares, and node {name} has it not"
                     f"{'' if found in (str(marker), directory) else f' ({found})'}; "
                     "choose another folder, or see `ups doctor --address`"
                 )

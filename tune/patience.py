@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ups.core.errors import UserError
-from ups.core.objects import StoreUnreachable
+from ups.core.objects import StoreDenied, StoreUnreachable
 
 T = TypeVar("T")
 
@@ -38,10 +38,10 @@ _REFUSALS = frozenset(
 
 class StorageRefused(Exception):
     """Storage was not to be written for `PATIENCE_SECONDS`, or a store behind a URI did not answer for as long as it
-    waits itself: no fault of whoever wanted to write."""
+    waits itself, or does not take the credentials any more: no fault of whoever wanted to write."""
 
-    def __init__(self, error: OSError) -> None:
-        if isinstance(error, StoreUnreachable):
+    def __init__(self, error: OSError | StoreDenied) -> None:
+        if isinstance(error, StoreUnreachable | StoreDenied):
             super().__init__(str(error))
         else:
             super().__init__(f"{_in_words(error)}, for {PATIENCE_SECONDS:.0f} s; make room or mend the storage")
@@ -52,14 +52,14 @@ def patiently(act: Callable[[], T]) -> T:
 
     Raises:
         StorageRefused: all pauses together would be longer than `PATIENCE_SECONDS`, or it is a store behind a URI,
-            which has its own patience. Any other error passes through.
+            which has its own patience, and may have ceased to let us in. Any other error passes through.
     """
     pause, waited = _FIRST_PAUSE_SECONDS, 0.0
     while True:
         begin = time.monotonic()
         try:
             return act()
-        except StoreUnreachable as error:
+        except (StoreUnreachable, StoreDenied) as error:
             raise StorageRefused(error) from error
         except (OSError, UserError) as error:
             refusal = _refusal_of(error)

@@ -43,6 +43,7 @@ from tune.study import OpenStudy, Plan, StudyFolder, TrialRecord, diverged_share
 from tune.trial import Outcome, run_folder
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
+from ups.core.artifacts import ArtifactStore
 from ups.core.objects import StoreUnreachable
 from ups.core.remote_store import RemoteStore, open_store
 from ups.core.types import Status
@@ -131,6 +132,9 @@ def run_search(
                     signals.install()
                     if address is not None:
                         check_shared(study.folder)
+                        if isinstance(store, ArtifactStore):
+                            store.root.mkdir(parents=True, exist_ok=True)
+                            check_shared(store.root, "--store")
                     refused = _run_tune(driver, function, pool, study.folder, keeper)
         if keeper is not None:
             keeper.close()

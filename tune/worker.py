@@ -6,6 +6,7 @@ import fcntl
 import math
 import os
 import pickle
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,12 @@ def trial_function(
     directory = os.getcwd()
 
     def run_trial(request: dict[str, Any]) -> None:
+        missing = next((place for place in (directory, study / "study.yaml") if not os.path.exists(place)), None)
+        if missing is not None:
+            # a node that came after all others were looked at; on it a run would end on its own disk
+            said = f"{missing}: is not there on node {socket.gethostname()}; every node must share it"
+            ray_tune.report({"refused": f"{said}, see `ups doctor`", "done": True})
+            return
         os.chdir(directory)  # data files are relative to where the search was started
         reporter = _Reporter(limit)
         try:

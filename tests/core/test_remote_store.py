@@ -238,6 +238,23 @@ def test_a_suspended_holder_is_replaced_and_notices(another: Callable[[], Remote
     following.release()
 
 
+def test_a_suspended_holder_does_not_bring_back_what_another_has_removed(another: Callable[[], RemoteStore]) -> None:
+    places = [NumberedObjects(another().objects, "leases") for _ in range(2)]
+    held = Leases(places[0], beat_seconds=0.02).acquire("a" * 64, "key", "operator")
+    assert held is not None
+    observer = Leases(places[1], ttl_seconds=0.2)
+    with held._lock:  # it cannot beat
+        until(lambda: not observer.is_held("a" * 64))
+        with observer.acquire("a" * 64, "key", "operator") as following:  # type: ignore[union-attr]
+            following.settle()
+        assert places[1].places() == []
+    until(lambda: held.is_lost)
+    time.sleep(0.1)  # several beats
+    assert places[1].places() == []
+    held.release()
+    assert places[1].places() == []
+
+
 def test_a_holder_beats_and_a_refusing_server_does_not_take_its_lease(
     another: Callable[[], RemoteStore], s3: S3Server
 ) -> None:

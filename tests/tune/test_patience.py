@@ -12,7 +12,7 @@ from tune import patience
 from tune.driver import Driver
 from tune.patience import StorageRefused, append, patiently
 from tune.search import run_search
-from ups.core.objects import StoreUnreachable
+from ups.core.objects import StoreDenied, StoreUnreachable
 from ups.core.runtime import drop_half_line
 from ups.core.store import disk_in_words
 from ups.core.types import Progress, RunResult, Status
@@ -56,12 +56,14 @@ def test_patience_has_an_end_and_is_for_refusals_alone(pauses):
             patiently(refusing(1, other))
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_store_that_did_not_answer_was_waited_for_already(pauses):
+@pytest.mark.parametrize(
+    "error", [StoreUnreachable("s3://b: no answer for 90 s"), StoreDenied("s3://b: access denied")]
+)
+def test_a_store_that_did_not_answer_was_waited_for_already_and_one_that_is_closed_needs_a_person(pauses, error):
     def act():
-        raise StoreUnreachable("s3://bucket/store: no answer for 90 s")
+        raise error
 
-    with pytest.raises(StorageRefused, match=r"^s3://bucket/store: no answer for 90 s$"):
+    with pytest.raises(StorageRefused, match=f"^{error}$"):
         patiently(act)
     assert pauses == []
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tune import worker
+from tune.placement import Demand
 from tune.trial import DIVERGED, Outcome
-from tune.worker import _Reporter, _TimedOut
+from tune.worker import _Reporter, _TimedOut, trial_function
 from ups.core.types import Progress, RunResult, Status
 
 
@@ -51,3 +54,17 @@ def test_how_a_run_ended_is_what_its_outcome_says(tmp_path, state):
     assert (outcome.state, outcome.reason, outcome.score) == (state, "because", None)
     assert outcome.stage_seconds == {"operator": 3.0, "diff_residual": 2.0}
     assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+def test_on_a_node_that_lacks_the_study_nothing_is_trained_and_the_search_is_told(reported, tmp_path):
+    def never(*given, **how):
+        raise AssertionError("trained")
+
+    run = trial_function(tmp_path / "study", tmp_path / "store", None, never, None, 1, Demand(1, 0.0))
+    run({"number": 0, "params": {}})
+    (told,) = reported
+    assert told["done"]
+    assert re.fullmatch(
+        rf"{tmp_path}/study/study\.yaml: is not there on node .+; every node must share it.*", told["refused"]
+    )
+    assert not (tmp_path / "study").exists()

@@ -149,9 +149,15 @@ class Lease:
             self._files.write(self._place, self._number, self._content(_FREE))
 
     def _beat_on(self) -> None:
+        beaten = time.monotonic()
         while not self._end.wait(self._beat_seconds):
             with self._lock, contextlib.suppress(*_NO_ANSWER):
                 if self._released:
+                    return
+                late, beaten = time.monotonic() - beaten > 3 * self._beat_seconds, time.monotonic()
+                # one that was suspended may be replaced: a server would create anew what another has removed
+                if late and _newest(self._files, self._place) != self._number:
+                    self._lost = True
                     return
                 self._beats += 1
                 self._files.write(self._place, self._number, self._content(_HELD))

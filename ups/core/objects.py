@@ -61,6 +61,10 @@ class StoreUnreachable(OSError):
     """A server refused requests for longer than anybody waits. One line; nothing was damaged."""
 
 
+class StoreDenied(UserError):
+    """A server does not let this process in: it has no credentials, or those that it has are not valid any more."""
+
+
 class Objects:
     """The objects below a URI; names are relative to it."""
 
@@ -197,7 +201,7 @@ class Objects:
         if isinstance(error, FileNotFoundError):
             return UserError(f"{self.uri}: there is no such bucket or container {said}; create it, or mend the URI")
         if isinstance(error, PermissionError) or status in (401, 403) or _names(error) & _NO_CREDENTIALS:
-            return UserError(
+            return StoreDenied(
                 f"{self.uri}: access denied {said}; put credentials that may read, write, list and delete there into "
                 "the environment of every node (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
             )
