@@ -195,6 +195,7 @@ def clock_environment(folder: Path) -> Mapping[str, str]:
     found = [path for root in ("/usr/lib", "/usr/local/lib") for path in Path(root).glob(f"**/{FAKETIME}")]
     if not found:
         raise RuntimeError("libfaketime is missing; `apt-get install faketime` has it")
+    folder = folder.absolute()  # the search runs elsewhere
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "clock").write_text("+0\n")
     (folder / "sitecustomize.py").write_text(_SLEEP)

@@ -38,12 +38,14 @@ NAME = "soak"
 DAY_SECONDS = 24 * 3600.0
 STEPS = 160
 """of a trial"""
-DISK = "2MB"
+DISK = "5MB"
 """for the store, and for the checkpoints of ended trials: of a few dozen trials"""
 MEMORY_AIM, FILES_AIM = 2**30, 100.0
 """bytes and open files by which a day may make the search grow, to be called flat"""
+MINUTES_DAY = 2 * 24 * 60
+"""trials of a minute each that two workers do in a day: what grows with trials grows less by as much"""
 SLACK = 2.0
-"""a bound is looked after once a minute, and may be exceeded by this factor between"""
+"""a bound is looked after now and then, and may be exceeded by this factor between"""
 
 
 class Soaked(Search):
@@ -99,21 +101,20 @@ def _watch(search: Soaked, seconds: float, every: float) -> Iterator[Data]:
 
 def look(search: Search) -> Data:
     """What the processes of a search hold at the moment, in bytes and numbers."""
-    memory, files, driver = 0, 0, 0
+    files, memory = 0, {"driver": 0, "trials' processes": 0, "Ray": 0}
     for process in search.processes():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            held = process.memory_full_info().pss
+            held, name = process.memory_full_info().pss, "".join(process.cmdline()[:1])
             files += process.num_fds()
-            memory += held
-            if process.pid == search.process.pid:
-                driver = held
+            is_driver = process.pid == search.process.pid
+            memory["driver" if is_driver else "trials' processes" if name.startswith("ray::Impl") else "Ray"] += held
     study = search.study
     kept = sum(_size(folder / "checkpoints") for folder in (study / "runs").glob("[0-9]*"))
     store = _size(study / "store")
     return {
         "trials": len(search.ended()),
-        "memory": memory,
-        "driver": driver,
+        "memory": sum(memory.values()),
+        **memory,
         "files": files,
         "checkpoints": kept,
         "store": store,
@@ -168,6 +169,7 @@ def collect(protocol: Data, samples: Sequence[Data], code: int, states: Data, ma
         "first": late[0],
         "last": late[-1],
         "peaks": peaks,
+        "a_trial": {name: days[name] / max(days["trials"], 1.0) for name in ("memory", "records")},
         "flat": days["memory"] <= MEMORY_AIM and days["files"] <= FILES_AIM,
         "bounded": all(peak <= SLACK * protocol["disk"] for peak in peaks.values()),
         "commit": common.commit(),
@@ -186,16 +188,18 @@ def render(data: Data) -> str:
     words = {
         "memory": "memory of all processes",
         "driver": "of these the driver",
+        "trials' processes": "the processes of trials",
+        "Ray": "Ray's own processes",
         "checkpoints": "checkpoints in run folders",
         "store": "store",
         "records": "journal, curves, configs, results",
         "logs": "logs of Ray",
     }
     rows = [[text, *(_signed(each[name]) for each in (first, last, day))] for name, text in words.items()]
-    rows.insert(2, ["open files", *(f"{each['files']:.0f}" for each in (first, last)), f"{day['files']:+.0f}"])
+    rows.insert(4, ["open files", *(f"{each['files']:.0f}" for each in (first, last)), f"{day['files']:+.0f}"])
     trials = sum(data["states"].values())
     states = ", ".join(f"{count} {state}" for state, count in sorted(data["states"].items()))
-    each = day["records"] / day["trials"] if day["trials"] > 0 else 0.0
+    each = data["a_trial"]
     parts = [
         "## A search that goes on",
         f"`ups search` of a small model for {p['seconds'] / 60:.0f} minutes, two trials of at most {p['steps']} steps "
@@ -204,10 +208,11 @@ def render(data: Data) -> str:
         f"day is the median slope, at {day['trials']:,.0f} trials a day.",
         table(["", "after a quarter", "at the end", "growth in a day"], rows),
         f"Memory and open files are {'flat' if data['flat'] else '**not flat**'} (aim: a day adds at most "
-        f"{shown_size(MEMORY_AIM)} and {FILES_AIM:.0f} files). The disk of checkpoints and store is "
+        f"{shown_size(MEMORY_AIM)} and {FILES_AIM:.0f} files). It is {_signed(each['memory'])} a trial: a day of trials "
+        f"of a minute each, {MINUTES_DAY:,} of them, would add {_signed(MINUTES_DAY * each['memory'])}. The disk of checkpoints and store is "
         f"{'bounded' if data['bounded'] else '**not bounded**'}: at most {shown_size(data['peaks']['checkpoints'])} "
         f"and {shown_size(data['peaks']['store'])} between two collections. What is written down of a trial takes "
-        f"{shown_size(round(each))} and stays.",
+        f"{shown_size(round(each['records']))} and stays.",
         f"Measured on {common.machine_words(data['machine'], [data])}.",
     ]
     return "\n\n".join(parts)

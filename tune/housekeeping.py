@@ -20,8 +20,8 @@ from ups.core.artifacts import ArtifactStore
 from ups.core.errors import UserError
 from ups.core.store import Store
 
-TIDY_SECONDS = 60.0
-"""how often, at most, it is seen to while a search runs"""
+TIDY_SECONDS, TIDY_SHARE = 10.0, 0.05
+"""how often, at most, it is seen to while a search runs, and which share of the time that may take"""
 
 
 class Housekeeper:
@@ -55,7 +55,6 @@ class Housekeeper:
         """
         if self._clock() < self._due or (self._thread is not None and self._thread.is_alive()):
             return
-        self._due = self._clock() + TIDY_SECONDS
         study = replace(self._study, trials=tuple(records.values()))
         keys = {key for each in running for key in each.keys.values()}
         self._thread = threading.Thread(target=self._tidy, args=(study, keys), name="housekeeper", daemon=True)
@@ -67,6 +66,7 @@ class Housekeeper:
             self._thread.join()
 
     def _tidy(self, study: StudyFolder, keys: Collection[str]) -> None:
+        begin = self._clock()
         try:
             if isinstance(self._store, ArtifactStore):
                 pin_study(study, self._store, keys)
@@ -82,6 +82,8 @@ class Housekeeper:
         except (OSError, UserError) as error:
             # the search goes on while there is room, and the next time comes
             warnings.warn(f"the disk is not kept tidy: {error}", stacklevel=2)
+        end = self._clock()
+        self._due = end + max(TIDY_SECONDS, (end - begin) / TIDY_SHARE)
 
     def _trim(self, study: StudyFolder) -> None:
         needed = {record.number for record in foremost(study.trials, study.config)} | {0}

@@ -14,7 +14,10 @@ from fault_study import Search
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "physical_cores": 2, "jobs_at_a_time": 1, "torch": "2", "python": "3"}
 PROTOCOL = {"seconds": 120.0, "every": 5.0, "steps": 10, "disk": 2_000_000}
-HELD = {"memory": 10**9, "driver": 10**8, "files": 200, "checkpoints": 10**6, "store": 10**6, "logs": 10**5}
+HELD = {
+    **{"memory": 10**9, "driver": 10**8, "trials' processes": 10**8, "Ray": 8 * 10**8},
+    **{"files": 200, "checkpoints": 10**6, "store": 10**6, "logs": 10**5},
+}
 
 
 def section(growth: dict[str, float]) -> str:
@@ -35,6 +38,7 @@ def test_what_grows_is_extrapolated_to_a_day_and_said() -> None:
     # 17,280 trials of 5 s
     assert "at 17,280 trials a day" in text
     assert "takes 1 kB and stays" in text
+    assert "It is 0 B a trial" in text
     assert "| memory of all processes | 1 GB | 1 GB | 0 B |" in text
     text = section({"files": 1.0})
     assert "are **not flat**" in text
