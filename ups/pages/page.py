@@ -21,7 +21,7 @@ dd span, .note, figure .note { color: var(--soft); font-size: .9rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 1.5rem }
 figure { margin: 0; max-width: 38rem; min-width: 0 }
 figcaption { font-weight: 600; overflow-wrap: anywhere }
-figure > svg { display: block; width: 100%; height: auto; background: #fff }
+figure > svg, figure img { display: block; width: 100%; height: auto; background: #fff }
 svg text { font: 13px system-ui, sans-serif; fill: var(--ink) }
 svg .axis { stroke: var(--soft) } svg .grid { stroke: #e6eaee }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem }
