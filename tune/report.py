@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from tune.tree_figure import stage_tree
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
 from ups.core.types import Status
+from ups.evaluation.pictures import pictures_of_run
 from ups.evaluation.report import FILE_NAME
 from ups.pages.files import write_figures
-from ups.pages.page import details, gallery, page, remark, section
+from ups.pages.page import details, gallery, page, remark, section, uneven_gallery
 
 SLICES = 8
 """parameters whose slices are shown at once, the most important; the others are folded away"""
@@ -138,26 +139,32 @@ def _facts(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
 
 
 def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
+    """Its predictions; they are of test trajectories, which nobody looks at while configs are still compared."""
     if promotion is None or promotion["winner"] is None:
         return remark("Its predictions are drawn from test trajectories, which are not read before a promotion.")
-    curves = _curves(study, promotion)
-    if promotion["winner"] not in curves:
-        return remark("The runs of the confirmation are gone: there is nothing to draw from.")
-    return gallery([confirm_figures.error_over_time(curves, promotion["winner"])])
-
-
-def _curves(study: StudyFolder, promotion: Mapping[str, Any]) -> dict[str, Any]:
-    """Error over time of winner and reference, from the first run folder of each that still has its report."""
-    found = {}
+    curves = {}
+    pictures: list[str] = []
     for each in promotion["contenders"]:
         if each["name"] not in (promotion["winner"], promotion["reference"]):
             continue
-        for run in each["runs"]:
-            report = _read_json(study.path / "confirm" / run["folder"] / FILE_NAME)
-            if report is not None:
-                found[each["name"]] = report["curves"]
-                break
-    return found
+        folder = _finished_run(study, each["runs"])
+        if folder is None:
+            continue
+        curves[each["name"]] = _read_json(folder / FILE_NAME)["curves"]
+        if each["name"] == promotion["winner"]:
+            try:
+                pictures = pictures_of_run(folder)
+            except UserError as error:
+                pictures = [remark(f"Its fields cannot be drawn: {str(error).replace(f'{folder}: ', '')}.")]
+    if promotion["winner"] not in curves:
+        return remark("The runs of the confirmation are gone: there is nothing to draw from.")
+    return gallery([confirm_figures.error_over_time(curves, promotion["winner"]), *pictures])
+
+
+def _finished_run(study: StudyFolder, runs: Sequence[Mapping[str, Any]]) -> Path | None:
+    """Folder of the first of these runs that still has its report."""
+    folders = (study.path / "confirm" / run["folder"] for run in runs)
+    return next((folder for folder in folders if (folder / FILE_NAME).is_file()), None)
 
 
 def _course(study: StudyFolder) -> str:
@@ -180,9 +187,10 @@ def _pareto(study: StudyFolder) -> str:
 def _dependence(study: StudyFolder, names: Mapping[int, Mapping[str, str]]) -> str:
     ranking = rank(study, names)
     order = ranking.order()
-    charts = [*importances(ranking), parallel_coordinates(study, order)]
+    charts = importances(ranking)
+    charts.insert(1, parallel_coordinates(study, order))
     each = slices(study, order)
-    parts = [gallery(charts)] if any(charts) else []
+    parts = [uneven_gallery(charts)] if any(charts) else []
     if not_judged(ranking):
         parts.append(remark(not_judged(ranking)))
     parts.append(gallery(each[:SLICES]))

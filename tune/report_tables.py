@@ -20,6 +20,8 @@ from ups.training.pipeline import StagesConfig
 BEST_ROWS = 10
 STOPPED_ROWS = 200
 """single trials that are listed; what they ended with is counted for all"""
+SPACE_ROWS = 12
+"""parameters of a space from which on its table is folded away"""
 _WIDEST = 8
 
 
@@ -200,7 +202,9 @@ def space(study: StudyFolder) -> str:
         f"Base {study.config.base}; sampler {strategy.sampler}, scheduler {strategy.scheduler}, "
         f"keeping {strategy.keep:.0%} at each milestone, seed {strategy.seed}; data {', '.join(study.base.task.files)}."
     )
-    return f"<p>{escape(told)}</p>" + table("Search space", ["name", "values", "scale", "only when"], rows)
+    domains = table("Search space", ["name", "values", "scale", "only when"], rows)
+    shown = domains if len(rows) <= SPACE_ROWS else details(f"The {len(rows)} parameters of the space", domains)
+    return f"<p>{escape(told)}</p>{shown}"
 
 
 def _called(trial: TrialRecord) -> str:

@@ -9,14 +9,14 @@ from html import escape
 from tune.sharing import Prefix, all_of
 from tune.study import StudyFolder
 from ups.core.types import Status
-from ups.pages.charts import figure, legend_key, px, short
+from ups.pages.charts import AMBER, figure, legend_key, px, short
 from ups.training.pipeline import StagesConfig
 
 WIDTH, TOP, HEIGHT, GAP = 440, 38, 300, 8
 SMALLEST = 7.0
 """pixels; what would be lower is lumped with its siblings"""
-_NAMED = 15.0
-"""pixels that a name needs"""
+_NAMED = 16.0
+"""pixels that a line of text needs"""
 _SHADES: tuple[tuple[float, str, str, str], ...] = (
     (0.1, "#1f5fa8", "inverse", "its best trial is among the best tenth"),
     (0.33, "#7ba6d2", "", "among the best third"),
@@ -51,10 +51,11 @@ class _Drawing:
     def __init__(self, study: StudyFolder, stages: Sequence[str], trials: int) -> None:
         complete = [each.score for each in study.trials if each.state is Status.COMPLETE and each.score is not None]
         self._scores, self._stages, self.trials = sorted(complete), stages, trials
+        self._best = study.best
         # one trial is not drawn as high as the page
         self._unit = min(HEIGHT / trials, 3 * _NAMED)
         self.width = WIDTH / len(stages)
-        self.size = (WIDTH, TOP + self._unit * trials + 2)
+        self.size = (WIDTH, TOP + self._unit * trials + 3)
         self.boxes: list[str] = []
         self._used: dict[str, tuple[str, str]] = {}
 
@@ -79,8 +80,9 @@ class _Drawing:
             said += f", {prefix.reused} found it finished"
         if prefix.best is not None:
             said += f", best score {short(prefix.best)}"
-        name = f"trial {first}" + (f" and {count - 1} more" if count > 1 else "")
-        self._box(prefix.stage, top, count, colour, text, name, said)
+        names = (f"{count} trials", f"from trial {first}") if count > 1 else (f"trial {first}",)
+        is_best = self._best is not None and any(trial.number == self._best.number for trial in prefix.trials)
+        self._box(prefix.stage, top, count, colour, text, names, said, is_best)
 
     def _rests(self, prefixes: Sequence[Prefix], top: float) -> None:
         """All of these as one box for each stage they are of."""
@@ -94,19 +96,22 @@ class _Drawing:
         self._used[_REST] = (_REST, "several small ones together")
         count, kinds, stage = sum(len(each.trials) for each in prefixes), len(prefixes), prefixes[0].stage
         said = f"{kinds} more {stage}, {count} trials together"
-        self._box(stage, top, count, _REST, "", f"{kinds} others, {count} trials", said)
+        self._box(stage, top, count, _REST, "", (f"{count} trials", f"in {kinds} others"), said, False)
         self._rests([each for prefix in prefixes for each in prefix.below], top)
 
-    def _box(self, stage: str, top: float, count: int, colour: str, text: str, name: str, said: str) -> None:
+    def _box(
+        self, stage: str, top: float, count: int, colour: str, text: str, names: Sequence[str], said: str, is_best: bool
+    ) -> None:
         x, height = self._stages.index(stage) * self.width, count * self._unit
+        rim = f' stroke="{AMBER}" stroke-width="3"' if is_best else ""
         shape = (
-            f'<rect x="{px(x)}" y="{px(top)}" width="{px(self.width - GAP)}" height="{px(height - 1)}" rx="2" '
-            f'fill="{colour}"/>'
+            f'<rect x="{px(x + 1.5)}" y="{px(top + 1.5)}" width="{px(self.width - GAP)}" '
+            f'height="{px(max(height - 3, 1))}" rx="2" fill="{colour}"{rim}/>'
         )
-        if height >= _NAMED:
-            kind = f' class="{text}"' if text else ""
-            place = f'x="{px(x + 5)}" y="{px(top + min(height / 2, 3 * _NAMED) + 4)}"'
-            shape += f"<text{kind} {place}>{escape(_cut(name, self.width - GAP - 8))}</text>"
+        kind = f' class="{text}"' if text else ""
+        for line, name in enumerate(names[: int((height - 2) / _NAMED)]):
+            place = f'x="{px(x + 8)}" y="{px(top + 14.5 + line * _NAMED)}"'
+            shape += f"<text{kind} {place}>{escape(_cut(name, self.width - GAP - 10))}</text>"
         self.boxes.append(f"<g><title>{escape(said)}</title>{shape}</g>")
 
     def _shade(self, best: float | None) -> tuple[str, str, str]:
@@ -118,10 +123,14 @@ class _Drawing:
     def legend(self) -> list[str]:
         order = [*(colour for _, colour, _, _ in _SHADES), _NONE, _REST]
         used = sorted(self._used.values(), key=lambda each: order.index(each[0]))
-        return [
+        keys = [
             legend_key(f'<path fill="{colour}" stroke="#55606b" stroke-width=".5" d="M2 1h18v12h-18z"/>', words)
             for colour, words in used
         ]
+        if self._best is not None:
+            way = f'<path fill="none" stroke="{AMBER}" stroke-width="3" d="M3 2h16v10h-16z"/>'
+            keys.append(legend_key(way, f"the way of trial {self._best.number}, the best"))
+        return keys
 
 
 def _cut(text: str, width: float) -> str:

@@ -15,7 +15,7 @@ BLUE, RED, GREY, AMBER, PALE = "#1f5fa8", "#b3261e", "#6b6b6b", "#8a5a00", "#b9c
 """all but PALE have a contrast of at least 4.5 on white; PALE is for lines in the background"""
 
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 48
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 48
 LOG_FROM = 12.0
 """an axis of positive values becomes logarithmic when its largest is this many times its smallest"""
 TITLED = 200
@@ -145,6 +145,12 @@ def px(value: float) -> str:
     return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
 
 
+def fitted(text: str, room: float) -> str:
+    """The style of a text that needs smaller letters to fit so many pixels; empty for one that fits as it is."""
+    needed = 7.0 * len(text)
+    return "" if needed <= room else f' style="font-size:{px(max(8.0, 13 * room / needed))}px"'
+
+
 def short(value: float) -> str:
     """Three significant digits, without the noise of trailing zeros."""
     return f"{value:.3g}"
@@ -208,9 +214,10 @@ def _frame(across: _Scale, up: _Scale, x: Axis, y: Axis, strip: bool) -> list[st
         parts.append(f'<text x="{LEFT - 6}" y="{TOP + 12}" text-anchor="end">no score</text>')
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{TOP + 20}" y2="{TOP + 20}"/>')
     middle = (LEFT + right) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x.label)}</text>')
+    size = fitted(x.label, right - LEFT)
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle"{size}>{escape(x.label)}</text>')
     centre = (top + bottom) / 2
-    parts.append(f'<text transform="translate(13 {centre}) rotate(-90)" text-anchor="middle">{escape(y.label)}</text>')
+    parts.append(f'<text transform="translate(11 {centre}) rotate(-90)" text-anchor="middle">{escape(y.label)}</text>')
     return parts
 
 
@@ -285,13 +292,12 @@ def _marks(places: Iterable[tuple[float, float]], layer: Points) -> str:
     if layer.mark == "cross":
         steps = "".join(f"M{px(x - 4)} {px(y - 4)}l8 8m0-8l-8 8" for x, y in places)
         return f'<path fill="none" stroke="{layer.colour}" stroke-width="1.8" d="{steps}"/>'
-    if layer.mark == "ring":
-        # an arc that all but closes
-        steps = "".join(f"M{px(x)} {px(y - 4)}a4 4 0 1 0 .1 0z" for x, y in places)
-        return f'<path fill="#fff" stroke="{layer.colour}" stroke-width="1.5" d="{steps}"/>'
-    # a line without length has round ends
-    steps = "".join(f"M{px(x)} {px(y)}h0" for x, y in places)
-    return f'<path stroke="{layer.colour}" stroke-width="9" stroke-linecap="round" d="{steps}"/>'
+    # an arc that all but closes; dots have a pale rim, by which one is told from the next
+    radius, fill, rim, width = (
+        (4, "#fff", layer.colour, 1.5) if layer.mark == "ring" else (5, layer.colour, "#fff", 0.8)
+    )
+    steps = "".join(f"M{px(x)} {px(y - radius)}a{radius} {radius} 0 1 0 .1 0z" for x, y in places)
+    return f'<path fill="{fill}" stroke="{rim}" stroke-width="{width}" d="{steps}"/>'
 
 
 def _sample(layer: Layer) -> str:

@@ -22,13 +22,15 @@ dt { color: var(--soft); font-size: .9rem } dd { margin: 0; overflow-wrap: anywh
 dd strong { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums }
 dd span, .note, figure .note { color: var(--soft); font-size: .9rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 1.5rem }
+.charts { margin: .75rem 0 }
+.uneven { columns: 2 24rem; column-gap: 1.5rem } .uneven > figure { break-inside: avoid; margin-bottom: 1.5rem }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: 0 0 1rem; padding: 0 }
 a { color: #1f5fa8 } h2, section { scroll-margin-top: .5rem }
 details { margin: 1rem 0 } summary { cursor: pointer; font-weight: 600; padding: .3rem 0 }
 summary:focus-visible, a:focus-visible { outline: 2px solid #1f5fa8 }
 figure { margin: 0; max-width: 38rem; min-width: 0 }
 figcaption { font-weight: 600; overflow-wrap: anywhere }
-figure > svg { display: block; width: 100%; height: auto; background: #fff }
+figure > svg, figure img { display: block; width: 100%; height: auto; background: #fff }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem }
 .legend { margin: .2rem 0; padding: 0; font-size: .9rem }
 .legend li { display: flex; align-items: center; gap: .4rem } .legend svg { flex: none }
@@ -83,6 +85,12 @@ def details(title: str, content: str) -> str:
 def gallery(charts: Sequence[str]) -> str:
     shown = "".join(charts)
     return f'<div class="charts">{shown}</div>' if shown else remark("Nothing to draw yet.")
+
+
+def uneven_gallery(charts: Sequence[str]) -> str:
+    """Of charts of very different heights: one below the other in two columns, where there is room for two."""
+    shown = "".join(charts)
+    return f'<div class="uneven">{shown}</div>' if shown else remark("Nothing to draw yet.")
 
 
 def table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
