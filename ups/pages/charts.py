@@ -21,6 +21,8 @@ LOG_FROM = 12.0
 TITLED = 200
 """marks of a layer that can say on hovering what they are; more of them are drawn as one shape, as a page has to open
 quickly, and nobody hovers over a thousand"""
+CROWD = 300
+"""marks of a layer from which on they are drawn smaller"""
 STYLE = """
 svg text { font: 13px system-ui, sans-serif; fill: #1b2530 }
 svg .axis { stroke: #55606b } svg .grid { stroke: #e6eaee }
