@@ -246,8 +246,8 @@ def _draw(layer: Layer, across: _Scale, up: _Scale) -> str:
         ]
         return f'<path fill="{layer.colour}" stroke="#fff" stroke-width=".5" d="{"".join(boxes)}"/>'
     if isinstance(layer, Bundle):
-        places = [[(across(x), up(y)) for x, y in line] for line in layer.lines]
-        return f'<path fill="none" stroke="{layer.colour}" d="{bundle(places)}"/>'
+        lines = [[(across(x), up(y)) for x, y in line] for line in layer.lines]
+        return f'<path fill="none" stroke="{layer.colour}" d="{bundle(lines)}"/>'
     if isinstance(layer, Line):
         return _line(layer, across, up)
     places = [(across(x), TOP + 8 if y is None else up(y)) for x, y in zip(layer.x, layer.y, strict=True)]
