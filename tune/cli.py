@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tune.store_cli import store_app
-from ups.cli import app, train_and_show
+from ups.cli import app, train_and_show, write_run_page
 from ups.cli import train as train_alone
 from ups.cli.config import Config, Overrides
 from ups.cli.terminal import console, run_app, say
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ups.core.types import Report, RunResult
 
 app.add_typer(store_app, name="store")
-# the one below trains on several workers, too
-app.registered_commands = [command for command in app.registered_commands if command.name != "train"]
+# the ones below train on several workers, and know studies, too
+app.registered_commands = [command for command in app.registered_commands if command.name not in ("train", "report")]
 
 Study = Annotated[Path, typer.Argument(help="A STUDY folder, written by `ups search`.", metavar="STUDY")]
 
@@ -220,16 +220,19 @@ def replay(study: Study) -> None:
 
 @app.command("report")
 def report(
-    study: Study,
-    out: Annotated[Path | None, typer.Option(help="The page to write. [STUDY/report.html]")] = None,
+    folder: Annotated[Path, typer.Argument(help="A folder of `ups search` or `ups train`.", metavar="STUDY|RUN")],
+    out: Annotated[Path | None, typer.Option(help="The page to write. [report.html in the folder]")] = None,
 ) -> None:
-    """Write a page about a study: its trials, its best configs, its promotion.
+    """Write a page about a study (its trials, its best configs, its promotion), or about a single run.
 
     Example: ups report runs/demo --out demo.html
     """
     from tune.report import write_report
 
-    print(write_report(study, out or study / "report.html"))
+    if (folder / "config.yaml").is_file():
+        write_run_page(folder, out)
+    else:
+        print(write_report(folder, out or folder / "report.html"))
 
 
 @app.command("doctor")
