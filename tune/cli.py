@@ -14,6 +14,7 @@ from ups.cli import app, train_and_show, write_run_page
 from ups.cli import train as train_alone
 from ups.cli.config import Config, Overrides
 from ups.cli.terminal import console, run_app, say
+from ups.core.errors import UserError
 
 if TYPE_CHECKING:
     from tune.search import Summary
@@ -222,17 +223,43 @@ def replay(study: Study) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder of `ups search` or `ups train`.", metavar="STUDY|RUN")],
     out: Annotated[Path | None, typer.Option(help="The page to write. [report.html in the folder]")] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for every figure as a file of its own, too, SVG or PNG.", metavar="DIR"),
+    ] = None,
 ) -> None:
     """Write a page about a study (its trials, its best configs, its promotion), or about a single run.
 
-    Example: ups report runs/demo --out demo.html
+    Example: ups report runs/demo --out demo.html --figures figures
     """
     from tune.report import write_report
 
     if (folder / "config.yaml").is_file():
-        write_run_page(folder, out)
+        write_run_page(folder, out, figures)
     else:
-        print(write_report(folder, out or folder / "report.html"))
+        print(write_report(folder, out or folder / "report.html", figures))
+
+
+@app.command("leaderboard")
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(help="A folder with runs and studies, however deep.", metavar="DIR")],
+    out: Annotated[Path | None, typer.Option(help="Write a table (.csv) or a page (.html), too.")] = None,
+) -> None:
+    """Rank the runs and studies below a folder by their test error, each protocol on its own.
+
+    Example: ups leaderboard runs --out leaderboard.html
+    """
+    if out is not None and out.suffix not in (".csv", ".html"):
+        raise UserError(f"--out: must end in .csv or .html, got {out}")
+    from tune.leaderboard import leaderboard_csv, leaderboard_html, leaderboard_table, load_leaderboard
+    from ups.core.runtime import write_atomic
+
+    board = load_leaderboard(folder)
+    console().print(leaderboard_table(board))
+    if out is not None:
+        text = leaderboard_csv(board) if out.suffix == ".csv" else leaderboard_html(board, folder)
+        write_atomic(out, text.encode())
+        print(out)
 
 
 @app.command("doctor")

@@ -163,24 +163,26 @@ def rollout(
 def report(
     run: Run,
     out: Annotated[Path | None, typer.Option(help="The page to write. [RUN/report.html]")] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for every figure as a file of its own, too, SVG, PNG or GIF.", metavar="DIR"),
+    ] = None,
 ) -> None:
     """Write a page about a run: its training, its fields beside the truth, its scores.
 
     Example: ups report runs/first --out first.html
     """
-    write_run_page(run, out)
+    write_run_page(run, out, figures)
 
 
-def write_run_page(run: Path, out: Path | None) -> None:
+def write_run_page(run: Path, out: Path | None, figures: Path | None) -> None:
     """What `ups report` does with a run."""
-    from ups.core.runtime import write_atomic
     from ups.evaluation.run_page import run_page
+    from ups.pages.files import write_page
 
-    out = out or run / "report.html"
-    if out.is_dir():
-        raise UserError(f"--out: {out} is a folder; name a file such as {out / 'report.html'}")
-    write_atomic(out, run_page(run).encode())
-    print(out)
+    target = out or run / "report.html"
+    write_page(run_page(run), target, figures)
+    print(target)
 
 
 @app.command("compare")

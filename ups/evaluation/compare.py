@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -75,11 +76,15 @@ def compare_rows(reports: Reports) -> tuple[list[str], list[list[str]]]:
 
 def differing_protocol(reports: Reports) -> list[str]:
     """Parts of the protocol that are not equal in all reports: if there are any, the numbers do not compare."""
-    protocols = [report.protocol for report in reports.values()]
-    # equal content makes file names irrelevant
-    same_data = len({protocol.get("data") for protocol in protocols}) == 1 and protocols[0].get("data")
-    keys = [key for key in _SAME if not (key == "files" and same_data)]
-    return [key for key in keys if any(protocol.get(key) != protocols[0].get(key) for protocol in protocols)]
+    protocols = [comparable(report) for report in reports.values()]
+    keys = [key for protocol in protocols for key in protocol]
+    return [key for key in dict.fromkeys(keys) if any(each.get(key) != protocols[0].get(key) for each in protocols)]
+
+
+def comparable(report: Report) -> dict[str, Any]:
+    """The parts of a protocol that must be equal for numbers to compare; equal content makes file names irrelevant."""
+    data = report.protocol.get("data")
+    return {key: report.protocol.get(key) for key in _SAME if not (key == "files" and data)}
 
 
 def compare_table(reports: Reports) -> Group:

@@ -26,7 +26,7 @@ from ups.evaluation.runs import load_result
 from ups.evaluation.search_table import search_html
 from ups.evaluation.stages import STAGE_COLUMNS, number, stage_rows
 from ups.pages.charts import AMBER, BLUE, GREY, RED, Axis, Layer, Line, Points, chart
-from ups.pages.page import cards, gallery, page, remark, section, table
+from ups.pages.page import cards, details, gallery, page, remark, section, table
 
 _COLOURS = (BLUE, AMBER, RED, GREY)
 _MOST_POINTS = 400
@@ -161,7 +161,5 @@ def _config(run: Path) -> str:
     if not path.is_file():
         return remark(f"{path} is gone.")
     text = escape(path.read_text(encoding="utf-8"))
-    return (
-        f"<details><summary>Everything that determines the run ({escape(path.name)})</summary>"
-        f'<div class="wide" role="region" tabindex="0" aria-label="Config"><pre>{text}</pre></div></details>'
-    )
+    shown = f'<div class="wide" role="region" tabindex="0" aria-label="Config"><pre>{text}</pre></div>'
+    return details(f"Everything that determines the run ({path.name})", shown)
