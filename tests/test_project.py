@@ -22,7 +22,13 @@ def test_every_dependency_is_pinned_and_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     # Optuna's sampler of that name imports cmaes
-    modules = {"pyyaml": "yaml", "ray[default,tune,train]": "ray", "psycopg[binary]": "psycopg", "cmaes": "optuna"}
+    modules = {
+        "pyyaml": "yaml",
+        "ray[default,tune,train]": "ray",
+        "psycopg[binary]": "psycopg",
+        "cmaes": "optuna",
+        "pillow": "PIL",
+    }
     sources = "\n".join(path.read_text() for top in ("ups", "tune") for path in (ROOT / top).rglob("*.py"))
     for name in project["dependencies"]:
         assert name.split("[")[0].lower() in pins, f"{name} has no pin"

@@ -248,18 +248,27 @@ def _animate(
         canvas.draw()
         figure.set_layout_engine("none")  # laid out once: nothing may jump from frame to frame
         drawn.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    # one palette for all frames, without dither: what does not move costs nothing then
     palette = Image.new("P", (1, 1))
     palette.putpalette(_palette())
-    first, *others = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in drawn)
+    first, *others = (_with_palette(image, palette) for image in drawn)
     stream = io.BytesIO()
     milliseconds = [3000 // len(frames)] * len(others) + [900]
     first.save(stream, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=False)
     return stream.getvalue()
 
 
+def _with_palette(image: Image.Image, palette: Image.Image) -> Image.Image:
+    """The picture in the colours of all frames, without dither: what does not move costs nothing then."""
+    # Pillow takes the nearest colour of a coarse grid: the ground would be grey
+    index = np.array(image.quantize(palette=palette, dither=Image.Dither.NONE))
+    index[(np.asarray(image) == 255).all(axis=-1)] = 255
+    found = Image.fromarray(index)
+    found.putpalette(palette.getpalette() or [])
+    return found
+
+
 def _palette() -> list[int]:
-    """The 256 colours of an animation: those of fields and of errors, and from ink to white for letters."""
+    """The 256 colours of an animation: those of fields and of errors, and for letters from ink to white, the last."""
     ink, ground = (np.array(to_rgba(colour)) for colour in (INK, "white"))
     letters = ink + np.linspace(0, 1, 36)[:, None] * (ground - ink)
     colours = [colormaps[_FIELD](np.linspace(0, 1, 120)), colormaps[_ERROR](np.linspace(0, 1, 100)), letters]

@@ -129,8 +129,8 @@ def report_table(report: Report, title: str) -> Group:
     further = Table(show_header=False)
     further.add_column()
     further.add_column(justify="right")
-    for row in further_rows(report):
-        further.add_row(*map(Text, row))
+    for name, value in further_rows(report):
+        further.add_row(Text(name), value)
     head = [Text(title, style="bold"), Text(protocol_line(report))]
     parts: list[Table | Text | Group] = [*head, rollouts, further]
     if report.ttc:
