@@ -112,3 +112,12 @@ def table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 def remark(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
+
+
+def cards(facts: Sequence[tuple[str, str, str]]) -> str:
+    """What is to be seen first: (label, value, note) each on a card of its own."""
+    shown = "".join(
+        f"<div><dt>{escape(label)}</dt><dd><strong>{escape(value)}</strong><span>{escape(note)}</span></dd></div>"
+        for label, value, note in facts
+    )
+    return f'<dl class="facts">{shown}</dl>'
