@@ -25,7 +25,8 @@ from ups.core.checkpoint import BEFORE, BEST, load_checkpoint
 from ups.core.remote_store import RemoteStore, open_store
 from ups.core.store import Store
 from ups.core.types import Progress, RunResult, Status
-from ups.run import load_result, train_run
+from ups.evaluation.runs import load_result
+from ups.run import train_run
 from ups.training.pipeline import Pipeline
 
 SPAWN = multiprocessing.get_context("spawn")
