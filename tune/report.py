@@ -130,7 +130,7 @@ def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
     if promotion is None or promotion["winner"] is None:
         return remark("Its predictions are drawn from test trajectories, which are not read before a promotion.")
     curves = {}
-    pictures: list[str] = []
+    told, pictures = "", list[str]()
     for each in promotion["contenders"]:
         if each["name"] not in (promotion["winner"], promotion["reference"]):
             continue
@@ -139,13 +139,14 @@ def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
             continue
         curves[each["name"]] = _read_json(folder / FILE_NAME)["curves"]
         if each["name"] == promotion["winner"]:
+            told = f"<p>{escape(each['name'])}, retrained on a fresh seed: confirm/{escape(folder.name)}.</p>"
             try:
                 pictures = pictures_of_run(folder)
             except UserError as error:
                 pictures = [remark(f"Its fields cannot be drawn: {str(error).replace(f'{folder}: ', '')}.")]
     if promotion["winner"] not in curves:
         return remark("The runs of the confirmation are gone: there is nothing to draw from.")
-    return gallery([confirm_figures.error_over_time(curves, promotion["winner"]), *pictures])
+    return told + gallery([confirm_figures.error_over_time(curves, promotion["winner"]), *pictures])
 
 
 def _finished_run(study: StudyFolder, runs: Sequence[Mapping[str, Any]]) -> Path | None:

@@ -16,7 +16,8 @@ body { margin: 0; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); backg
 main { max-width: 76rem; margin: 0 auto; padding: 1rem clamp(.75rem, 3vw, 2rem) 3rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 1rem; overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .7rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line) }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr)); gap: .75rem; margin: 0 }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr)); gap: .75rem }
+.facts { margin: 0 0 .75rem }
 .facts > div { background: var(--ground); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem }
 dt { color: var(--soft); font-size: .9rem } dd { margin: 0; overflow-wrap: anywhere }
 dd strong { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums }
