@@ -135,7 +135,10 @@ def compare_html(reports: Reports) -> str:
     warnings = "".join(map(remark, _warnings(reports)))
     sections = [
         section(
-            "Scores", remark(f"nRMSE, physical units: {protocol_line(first)}") + table("Runs", header, rows) + warnings
+            "Scores",
+            remark(f"nRMSE, physical units: {protocol_line(first)}")
+            + table("Runs", header, rows, short=True)
+            + warnings,
         ),
         section("Pictures", gallery(pictures)),
         *(
@@ -157,6 +160,7 @@ def _errors(reports: Reports, title: str = "") -> Figure:
         if len(error_S) > 1 and np.isfinite(error_S).all()
     }
     errors = {names[run]: report.metrics["rollout_nrmse"] for run, report in reports.items()}
+    errors = dict(sorted(errors.items(), key=lambda each: each[1]))
     return plots.error_bars(errors, reference_rows(next(iter(reports.values()))), intervals=intervals, title=title)
 
 
