@@ -14,8 +14,8 @@ from tune.driver import Driver
 from tune.running import NoView, Running
 from tune.scheduler import Milestone
 from tune.study import OpenStudy, Plan, TrialRecord, record_of
-from tune.trial import Outcome, Trial, stages_of
-from ups.config import RunConfig
+from tune.trial import Outcome, Trial
+from ups.config import RunConfig, stages_of
 from ups.core.types import Status
 from ups.training.keys import stage_keys
 
