@@ -69,6 +69,10 @@ class PanelView:
 
     def ended(self, record: TrialRecord, snapshot: Snapshot) -> None:
         self.progress(snapshot)
+        if record.state is Status.FAILED:
+            # nobody foresaw it, so it stays on the screen
+            line = Text(f"trial {record.number} FAILED: {record.reason}", style="red")
+            self._live.console.print(line, highlight=False)
 
     def _render(self) -> RenderableType:
         if self._snapshot is None:
@@ -102,10 +106,12 @@ class _Frame:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width - _BORDER
         facts = self._facts(width)
-        # the line of the cursor stays free, else the terminal scrolls
+        # and the line of the cursor
         room = console.height - len(facts) - _FRAME - 1
         lines = [*facts, *self._trials(width, room)][: max(1, console.height - _FRAME - 1)]
         yield Panel(Group(*lines), title=self._panel.title, title_align="left", width=options.max_width)
+        # the line of the cursor: what is typed, such as ^C, would break the frame, which then stays
+        yield ""
 
     def _facts(self, width: int) -> list[RenderableType]:
         """Lines of a height of one each."""
@@ -163,7 +169,7 @@ class _Frame:
         left = width - number - stage - _SHARE - _EPOCH - _SCORE - _TIME - 5 * _GAP
         bar = min(_LONGEST_BAR, left - _GAP if left < _LONGEST_BAR + _SHORTEST_REST + 2 * _GAP else _LONGEST_BAR)
         rest = left - bar - 2 * _GAP
-        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim", width=width)
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
         for name, columns in (("trial", number), ("stage", stage)):
             table.add_column(name, width=columns, no_wrap=True)
         if bar >= 1:

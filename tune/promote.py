@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from tune.promotion import RECORD, Promotion, provenance, shown, summary
 from tune.retrain import Job, Retraining, default_workers, retrain
 from tune.space import SearchConfig
 from tune.study import StudyFolder, load_study
+from ups.cli.terminal import shown_seconds
 from ups.config import RunConfig
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
@@ -166,7 +168,10 @@ def _retrained(
             owner[folder] = contender.name
     workers = min(workers or default_workers(jobs[0].config), len(jobs))
     names = ", ".join(contender.name for contender in contenders)
-    say(f"retraining {names} on fresh seeds {', '.join(map(str, seeds))}: {len(jobs)} runs, {workers} at a time")
+    say(
+        f"retraining {names} on fresh seeds {', '.join(map(str, seeds))}: {len(jobs)} runs, {workers} at a time, "
+        f"about {shown_seconds(_expected_seconds(study, contenders) * len(seeds) / workers)}"
+    )
     runs: dict[tuple[str, int], Retraining] = {}
     count("retraining", 0, len(jobs))
     for done, (job, run) in enumerate(retrain(jobs, parts.train, workers), start=1):
@@ -179,6 +184,14 @@ def _retrained(
     return tuple(
         replace(contender, runs=tuple(runs[contender.name, seed] for seed in seeds)) for contender in contenders
     )
+
+
+def _expected_seconds(study: StudyFolder, contenders: list[Contender]) -> float:
+    """Of training each contender once from its beginning, by what its trial took; a config that was none takes as
+    long as the others."""
+    numbers = [0 if contender.name == "base" else contender.trial for contender in contenders]
+    took = {trial.number: trial.seconds + sum(trial.reused_seconds.values()) for trial in study.trials}
+    return fmean(took[number] for number in numbers if number in took) * len(contenders)
 
 
 def _judged(found: Promotion, ledger: Ledger) -> Promotion:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,6 +30,9 @@ LINE_SECONDS = 10.0
 """without a terminal a count is told at most this often, and at its end"""
 _WIDE = 100
 """columns from which on there is room for what is nice to know"""
+
+_LEFT = len("59 min 59 s left")
+_PACE = len("12.3 steps/s, ") + _LEFT
 
 Count = Callable[[int, int], None]
 """is told (done, wanted)"""
@@ -93,9 +96,9 @@ def counting_several() -> Iterator[Callable[[str, int, int], None]]:
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        _words("{task.fields[left]}"),
+        TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=_LEFT)),
     )
-    with _bars(columns, screen) as bars:
+    with _bars(columns, screen, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def count(label: str, done: int, wanted: int) -> None:
@@ -125,7 +128,8 @@ def training(stages: Sequence[str], screen: Console | None = None) -> Iterator[R
         _words("{task.description}"),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         TaskProgressColumn(),
-        _words("{task.fields[news]}"),
+        # of one width whatever is said, so that the bars stay as long as they are
+        TextColumn("{task.fields[news]}", table_column=Column(no_wrap=True, min_width=len(_news(screen, None, None)))),
     )
     with _bars(columns, screen) as bars:
         shown = StageBars(bars, stages)
@@ -142,7 +146,6 @@ class StageBars:
         self._tasks = [bars.add_task(name, total=1.0, news="") for name in self._names]
         self._at = 0
         self._score: float | None = None
-        """the latest, which is shown until the next"""
         self._prepare(0, "data and model")
 
     def __call__(self, progress: Progress) -> None:
@@ -152,7 +155,10 @@ class StageBars:
             if not self._bars.tasks[passed].finished:
                 self._bars.update(self._tasks[passed], total=1.0, completed=1.0, news="from the store")
         self._at = at
-        self._bars.update(self._tasks[at], total=1.0, completed=progress.share, news=self._news(progress))
+        # the latest score is shown until the next
+        self._score = self._score if progress.score is None else progress.score
+        news = _news(self._bars.console, progress, self._score)
+        self._bars.update(self._tasks[at], total=1.0, completed=progress.share, news=news)
         if progress.share >= 1.0:
             self._prepare(at + 1, "")
 
@@ -168,13 +174,15 @@ class StageBars:
         self._at = index
         self._bars.update(self._tasks[index], total=None, news=news)
 
-    def _news(self, progress: Progress) -> str:
-        self._score = progress.score if progress.score is not None else self._score
-        score, words = self._score, [f"epoch {progress.epoch}"]
-        if self._bars.console.width >= _WIDE:
-            words.append(f"loss {progress.train_loss:.3g}")
-        words.append("nRMSE –" if score is None else f"nRMSE {score:.4g}")
-        return "  ".join([*words, shown_pace(progress)])
+
+def _news(screen: Console, progress: Progress | None, score: float | None) -> str:
+    """What is known beside the share, in fields of fixed widths; without `progress` as wide as it gets."""
+    loss = "" if progress is None else f"{progress.train_loss:.3g}"
+    pace = "" if progress is None else shown_pace(progress)
+    words = [f"nRMSE {'–' if score is None else f'{score:.4g}':<8}", f"{pace:<{_PACE}}"]
+    if screen.width >= _WIDE:
+        words = [f"epoch {progress.epoch if progress else 0:<4}", f"loss {loss:<8}", *words]
+    return "  ".join(words)
 
 
 def shown_pace(progress: Progress) -> str:
@@ -214,14 +222,25 @@ def _words(text: str) -> TextColumn:
     return TextColumn(text, table_column=Column(no_wrap=True))
 
 
+class _Bars(Bars):
+    """With a free line for the cursor: what is typed, such as ^C, would break the last bar, which then stays."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.live.is_started:
+            yield ""
+
+
 @contextmanager
-def _bars(columns: Sequence[ProgressColumn], screen: Console) -> Iterator[Bars]:
+def _bars(columns: Sequence[ProgressColumn], screen: Console, *, transient: bool = False) -> Iterator[Bars]:
     """Bars as wide as the screen, which go when what they show fails: the reason says more."""
     # what is printed meanwhile appears above them; but what goes to a file stays there
-    with Bars(
+    with _Bars(
         *columns,
         console=screen,
         expand=True,
+        refresh_per_second=4,
+        transient=transient,
         redirect_stdout=sys.stdout.isatty(),
         redirect_stderr=sys.stderr.isatty(),
     ) as bars:
