@@ -225,9 +225,19 @@ def _words(text: str) -> TextColumn:
 class _Bars(Bars):
     """With a free line for the cursor: what is typed, such as ^C, would break the last bar, which then stays."""
 
+    _is_live = False
+
+    def start(self) -> None:
+        self._is_live = True
+        super().start()
+
+    def stop(self) -> None:
+        self._is_live = False
+        super().stop()
+
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        if self.live.is_started:
+        if self._is_live:
             yield ""
 
 
