@@ -21,8 +21,7 @@ from tune.checks import random_value
 from tune.domain import Domain, same
 from tune.levels import STAGES, levels_of
 from tune.space import Space
-from tune.trial import stages_of
-from ups.config import RunConfig
+from ups.config import RunConfig, stages_of
 from ups.core.types import Status
 
 RANKS = 10**6

@@ -209,8 +209,8 @@ def render(data: Data) -> str:
         table(["", "after a quarter", "at the end", "growth in a day"], rows),
         f"Memory and open files are {'flat' if data['flat'] else '**not flat**'} (aim: a day adds at most "
         f"{shown_size(MEMORY_AIM)} and {FILES_AIM:.0f} files). It is {_signed(each['memory'])} a trial: a day of "
-        f"trials of a minute each, {MINUTES_DAY:,} of them, would add {_signed(MINUTES_DAY * each['memory'])}. The disk "
-        "of checkpoints and store is "
+        f"trials of a minute each, {MINUTES_DAY:,} of them, would add {_signed(MINUTES_DAY * each['memory'])}. The "
+        "disk of checkpoints and store is "
         f"{'bounded' if data['bounded'] else '**not bounded**'}: at most {shown_size(data['peaks']['checkpoints'])} "
         f"and {shown_size(data['peaks']['store'])} between two collections. What is written down of a trial takes "
         f"{shown_size(round(each['records']))} and stays.",

@@ -71,14 +71,14 @@ def load_plan_from_space(
         config = _without(config, base, overrides or {}, on_run=base_file is not None)
         check_space(config, base)
         starts = [start for name in config.start_from for start in _starts(name, path, base, overrides or {})]
-        config = config.override({"start_from": [origin for origin, _ in starts]})
-        start_from = tuple(start for _, start in starts)
+        config = config.override({"start_from": [origin for origin, _, _ in starts]})
+        start_from = tuple(start for _, start, _ in starts)
         if config.strategy.sampler == "grid":
             config = _sized(config, (base, *start_from), says_trials)
     except ConfigError as error:
         message = str(error)
         raise ConfigError(message if message.startswith(str(path)) else f"{path}: {message}") from None
-    return Plan(config, base, start_from)
+    return Plan(config, base, start_from, tuple(origin for origin, _, is_golden in starts if is_golden))
 
 
 def check_space(config: SearchConfig, base: RunConfig) -> None:
@@ -289,18 +289,20 @@ def _without(config: SearchConfig, base: RunConfig, overrides: Mapping[str, Any]
 
 def _starts(
     name: str, space_file: Path, base: RunConfig, overrides: Mapping[str, Any]
-) -> Iterator[tuple[str, RunConfig]]:
-    """(origin, config) that an entry of `start_from` stands for: a config, or the best trials of an earlier study."""
+) -> Iterator[tuple[str, RunConfig, bool]]:
+    """(origin, config, whether it is a golden) that an entry of `start_from` stands for: a config, or the best trials
+    of an earlier study."""
     folders = [folder for folder in (Path(name), space_file.parent / name) if (folder / "study.yaml").is_file()]
     if not folders:
-        yield name, _given(name, load_config(_find(name, space_file), overrides), base)
+        start = load_config(_find(name, space_file), overrides)
+        yield name, _given(name, start, base), start.provenance is not None
         return
     study = load_study(folders[0])
     eligible = [record for record in study.trials if is_eligible(record, study.config)]
     if not eligible:
         raise ConfigError(f"start_from: {name} has no trial to start from, none ran to its end")
     for record in sorted(eligible, key=lambda record: (record.score, record.number))[:BEST_OF_A_STUDY]:
-        yield f"{name}#{record.number}", _given(name, study.config_of(record).override(overrides), base)
+        yield f"{name}#{record.number}", _given(name, study.config_of(record).override(overrides), base), False
 
 
 def _given(name: str, config: RunConfig, base: RunConfig) -> RunConfig:

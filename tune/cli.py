@@ -12,8 +12,9 @@ import typer
 from tune.store_cli import store_app
 from ups.cli import app, train_and_show, write_run_page
 from ups.cli import train as train_alone
+from ups.cli.bars import counting_several
 from ups.cli.config import Config, Overrides
-from ups.cli.terminal import console, run_app, say
+from ups.cli.terminal import can_redraw, console, run_app, say
 from ups.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ def promote(
     from tune.study import load_study
     from ups.core.remote_store import open_store
 
-    found = confirm(study, top=top, seeds=seeds, out=out, replace=replace, force=force)
+    with counting_several() as count:
+        found = confirm(study, top=top, seeds=seeds, out=out, replace=replace, force=force, count=count)
     opened = load_study(study)
     pin_study(opened, open_store(opened.store))
     if not found.written:
@@ -291,13 +293,14 @@ def _view(title: str, quiet: bool) -> Any:
     """A context manager that gives the view of a search."""
     from rich.console import Console
 
-    from tune.live import LineView, PanelView
+    from tune.live import LineView
+    from tune.panel import PanelView
     from tune.running import NoView
 
     screen = Console(stderr=True)
     if quiet:
         return nullcontext(NoView())
-    return PanelView(title, screen) if screen.is_terminal else nullcontext(LineView(sys.stderr))
+    return PanelView(title, screen) if can_redraw(screen) else nullcontext(LineView(sys.stderr))
 
 
 def _preview(plan: Plan, *, trains: bool) -> None:

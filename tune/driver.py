@@ -10,13 +10,13 @@ from statistics import median
 from typing import Any
 
 from tune.batch import Batch, SharedVerdict
-from tune.objectives import best_of, is_eligible
-from tune.running import Running, Snapshot, View
+from tune.objectives import Reference, best_of, is_eligible, reference_of
+from tune.running import Account, Running, Snapshot, View
 from tune.sampler import Proposer, outcome_of
 from tune.scheduler import MilestoneAsha
 from tune.study import OpenStudy, TrialRecord, record_of
-from tune.trial import SHARED, Outcome, Trial, milestone_key, stages_of
-from ups.config import RunConfig
+from tune.trial import SHARED, Outcome, Trial, milestone_key
+from ups.config import RunConfig, stages_of
 from ups.core.errors import ConfigError
 from ups.core.types import Status
 
@@ -84,6 +84,8 @@ class Driver:
         self.records: dict[int, TrialRecord] = {}
         self._states: Counter[Status] = Counter()
         self._best: TrialRecord | None = None
+        self._reference: Reference | None = None
+        self._account = Account()
         for record in study.records():
             if record.state is not Status.RUNNING:
                 self._add(record)
@@ -158,14 +160,15 @@ class Driver:
     def progress(self, number: int, report: Mapping[str, Any]) -> bool:
         """Take in a report of a running trial; True stops it."""
         running = self.running[number]
-        running.stage, running.share = report["stage"], report["share"]
+        running.stage, running.share, running.epoch = report["stage"], report["share"], report.get("epoch", 0)
+        running.found = report.get("found", running.found)
         running.stage_seconds[running.stage] = report["seconds"]
         self._note_passed(running)
         score = report.get("score")
         if score is not None:
             running.score = score
             self._arrive(running, score)
-        self._view.progress(self.snapshot())
+        self.show()
         return self.is_stopped(number)
 
     def is_stopped(self, number: int) -> bool:
@@ -217,14 +220,21 @@ class Driver:
         running.is_lost = True
         return self._outcome(running, Status.FAILED, reason, None)
 
+    def show(self) -> None:
+        self._view.progress(self.snapshot())
+
     def snapshot(self) -> Snapshot:
-        base = self.records.get(0)
         return Snapshot(
             wanted=self.wanted,
             states=self._states,
             running=tuple(self.running.values()),
+            waiting=len(self.parked),
+            slots=self.concurrency,
             best=self._best,
-            base=base if base is not None and base.state is Status.COMPLETE else None,
+            reference=self._reference,
+            account=self._account,
+            cores=self._config.resources.cpus_per_trial,
+            now=self._clock(),
             elapsed_seconds=self._clock() - self._start,
             left_seconds=self._left(len(self.records)),
         )
@@ -277,6 +287,7 @@ class Driver:
         running.since = self._clock()
         self.running[running.trial.number] = running
         self._held.update(running.keys.values())
+        self.show()
         return running
 
     def _leave(self, number: int) -> Running:
@@ -438,6 +449,9 @@ class Driver:
     def _add(self, record: TrialRecord) -> None:
         self.records[record.number] = record
         self._states[record.state] += 1
+        self._account.add(record)
+        if record.origin != "sampled":
+            self._reference = reference_of(self.records.values(), self._study.plan.goldens)
         if is_eligible(record, self._config):
             self._best = best_of([record] if self._best is None else [self._best, record], self._config)
 
@@ -451,6 +465,7 @@ class Driver:
             parameters=running.parameters,
             reused_stages=running.reused,
             stage_seconds=running.stage_seconds,
+            reused_seconds=running.found,
         )
 
     def _left(self, ended: int) -> float | None:

@@ -15,6 +15,7 @@ from ups.core.runtime import write_atomic
 
 _LEDGER = "test_reads.json"
 _READING = "test.json"
+_READING_TEST = "reading the test split"
 
 
 class Ledger:
@@ -24,11 +25,18 @@ class Ledger:
     what suits the test split by luck, which is why the count goes into the golden.
     """
 
-    def __init__(self, folder: Path, read_test: Callable[[Path], Reading], say: Callable[[str], None]) -> None:
-        """`say` is given a line before every run that is read."""
+    def __init__(
+        self,
+        folder: Path,
+        read_test: Callable[[Path], Reading],
+        say: Callable[[str], None],
+        count: Callable[[str, int, int], None],
+    ) -> None:
+        """`say` is given a line before every run that is read, `count` is told how many of them are read."""
         self._folder = folder
         self._read_test = read_test
         self._say = say
+        self._count = count
 
     @property
     def count(self) -> int:
@@ -45,7 +53,12 @@ class Ledger:
                 "runs": list(runs),
             }
             _write_json(self._folder / _LEDGER, [*self._entries(), entry])
-        return {run: self._reading(run, f"[{index}/{len(runs)}]") for index, run in enumerate(runs, start=1)}
+        found = {}
+        for index, run in enumerate(runs, start=1):
+            self._count(_READING_TEST, index - 1, len(runs))
+            found[run] = self._reading(run, f"[{index}/{len(runs)}]")
+        self._count(_READING_TEST, len(runs), len(runs))
+        return found
 
     def _entries(self) -> list[dict[str, Any]]:
         path = self._folder / _LEDGER
@@ -54,7 +67,7 @@ class Ledger:
     def _reading(self, run: str, place: str) -> Reading:
         path = self._folder / run / _READING
         if not path.is_file():
-            self._say(f"{place} reading the test split: {run}")
+            self._say(f"{place} {_READING_TEST}: {run}")
             _write_json(path, asdict(self._read_test(self._folder / run)))
         data = json.loads(path.read_text())
         return Reading(tuple(data["errors_S"]), data["metrics"])

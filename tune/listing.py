@@ -107,7 +107,7 @@ def summary_lines(summary: Summary) -> list[str]:
         + ", ".join(f"{state} {count}" for state, count in sorted(counts.items()))
     ]
     if summary.best is not None:
-        lines.append(f"best rollout_nrmse on validation: {best_line(summary.best, summary.base)}")
+        lines.append(f"best rollout_nrmse on validation: {best_line(summary.best, summary.reference)}")
         lines.append(f"  {shown_params(summary.best.params)}")
     said = claim(summary.records, summary.config)
     if said is not None:

@@ -5,7 +5,7 @@ Pure functions of the records. The sampler and the scheduler decide what is trie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,32 @@ def pareto_front(records: Sequence[TrialRecord], config: SearchConfig) -> tuple[
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether `one` is nowhere larger than `other` and somewhere smaller."""
     return tuple(one) != tuple(other) and all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the best trial of a study is measured with."""
+
+    record: TrialRecord
+    name: str
+    """`golden` or `base`"""
+
+
+def reference_of(records: Iterable[TrialRecord], goldens: Collection[str]) -> Reference | None:
+    """The trial of a golden config, of several the best, or else the base; None while none has run to its end.
+
+    Args:
+        goldens: origins of the trials that train one, `Plan.goldens`.
+    """
+    complete = [record for record in records if record.state is Status.COMPLETE and record.score is not None]
+    golden = min(
+        (record for record in complete if record.origin in goldens),
+        key=lambda record: (record.score, record.number),
+        default=None,
+    )
+    if golden is not None:
+        return Reference(golden, "golden")
+    return next((Reference(record, "base") for record in complete if record.number == 0), None)
 
 
 @dataclass(frozen=True)

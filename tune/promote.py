@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -22,11 +23,14 @@ from tune.promotion import RECORD, Promotion, provenance, shown, summary
 from tune.retrain import Job, Retraining, default_workers, retrain
 from tune.space import SearchConfig
 from tune.study import StudyFolder, load_study
+from ups.cli.terminal import shown_seconds
 from ups.config import RunConfig
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
 
 Say = Callable[[str], None]
+Count = Callable[[str, int, int], None]
+"""is told (what, how many of it are done, how many there are)"""
 
 _FOLDER = "confirm"
 _BASELINES = ("persistence", "mean", "coarse_solver")
@@ -42,6 +46,7 @@ def promote(
     force: bool = False,
     workers: int | None = None,
     say: Say = print,
+    count: Count = lambda what, done, wanted: None,
     parts: Parts = PARTS,
 ) -> Promotion:
     """Retrain the best trials on fresh seeds and write the winner to `out` if it really is better.
@@ -57,6 +62,7 @@ def promote(
         force: write the winner even if it is not confirmed; its provenance says so.
         workers: retrainings at a time; None fills the machine.
         say: is given lines of progress, and the summary at the end.
+        count: is told how far the retrainings, and then the readings of the test split, are.
         parts: training, evaluation and data.
 
     Raises:
@@ -72,7 +78,7 @@ def promote(
         raise UserError(f"--seeds: at least 2, one seed shows no spread over seeds; got {seeds}")
     current = golden.load_golden(out, opened.base) if out.exists() else None
     with _alone(opened.path):
-        found = _confirm(opened, current, out, top, seeds, workers, say, parts)
+        found = _confirm(opened, current, out, top, seeds, workers, say, count, parts)
         if found.winner is not None and (found.confirmed or force):
             found = _write(found, opened, current)
         write_atomic(opened.path / RECORD, json.dumps(found.to_json(), indent=1).encode())
@@ -86,16 +92,17 @@ def _confirm(
     current: RunConfig | None,
     out: Path,
     top: int,
-    count: int,
+    number: int,
     workers: int | None,
     say: Say,
+    count: Count,
     parts: Parts,
 ) -> Promotion:
     """Everything up to the verdict; nothing is written outside of STUDY/confirm."""
     candidates, base, reference = choose(study, top, current)
-    seeds = fresh_seeds(study, current, count)
+    seeds = fresh_seeds(study, current, number)
     found = Promotion(study.path.resolve().name, out, seeds, parts.data_hash(study.base), reference=reference.name)
-    ledger = Ledger(study.path / _FOLDER, parts.read_test, say)
+    ledger = Ledger(study.path / _FOLDER, parts.read_test, say, count)
     earlier = earlier_reads([current, study.base], found.study, found.data)
     found = replace(found, test_reads={"in_this_study": ledger.count, "total": ledger.count + earlier})
     if not candidates:
@@ -105,7 +112,7 @@ def _confirm(
         return replace(found, verdict=f"nothing to promote: no trial ran to the end{rule} ({seen})")
 
     everyone = {contender.name: contender for contender in (*candidates, reference, base)}
-    contenders = _retrained(study, list(everyone.values()), seeds, workers, say, parts)
+    contenders = _retrained(study, list(everyone.values()), seeds, workers, say, count, parts)
     found = replace(
         found,
         contenders=contenders,
@@ -149,6 +156,7 @@ def _retrained(
     seeds: tuple[int, ...],
     workers: int | None,
     say: Say,
+    count: Count,
     parts: Parts,
 ) -> tuple[Contender, ...]:
     """The contenders with their runs on the fresh seeds."""
@@ -160,17 +168,30 @@ def _retrained(
             owner[folder] = contender.name
     workers = min(workers or default_workers(jobs[0].config), len(jobs))
     names = ", ".join(contender.name for contender in contenders)
-    say(f"retraining {names} on fresh seeds {', '.join(map(str, seeds))}: {len(jobs)} runs, {workers} at a time")
+    say(
+        f"retraining {names} on fresh seeds {', '.join(map(str, seeds))}: {len(jobs)} runs, {workers} at a time, "
+        f"about {shown_seconds(_expected_seconds(study, contenders) * len(seeds) / workers)}"
+    )
     runs: dict[tuple[str, int], Retraining] = {}
+    count("retraining", 0, len(jobs))
     for done, (job, run) in enumerate(retrain(jobs, parts.train, workers), start=1):
         name = owner[job.folder]
         runs[name, run.seed] = run
         end = shown(run.score) if run.complete else f"{run.status}: {run.reason}"
         took = "trained before" if run.reused else f"{run.seconds:.0f} s"
         say(f"[{done}/{len(jobs)}] {name}, seed {run.seed}: {end} ({took})")
+        count("retraining", done, len(jobs))
     return tuple(
         replace(contender, runs=tuple(runs[contender.name, seed] for seed in seeds)) for contender in contenders
     )
+
+
+def _expected_seconds(study: StudyFolder, contenders: list[Contender]) -> float:
+    """Of training each contender once from its beginning, by what its trial took; a config that was none takes as
+    long as the others."""
+    numbers = [0 if contender.name == "base" else contender.trial for contender in contenders]
+    took = {trial.number: trial.seconds + sum(trial.reused_seconds.values()) for trial in study.trials}
+    return fmean(took[number] for number in numbers if number in took) * len(contenders)
 
 
 def _judged(found: Promotion, ledger: Ledger) -> Promotion:

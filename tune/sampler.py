@@ -34,7 +34,10 @@ _NOWHERE = -1
 """step of what was stopped before it arrived at any milestone itself: it is told with a score, and is on no rung"""
 LOOK_SECONDS = 1.0
 """after which a driver of a shared study looks again at what the others did"""
-_PARTS = ("score", "reason", "milestones", "seconds", "parameters", "metrics", "reused_stages", "stage_seconds")
+_PARTS = (
+    *("score", "reason", "milestones", "seconds", "parameters", "metrics"),
+    *("reused_stages", "stage_seconds", "reused_seconds"),
+)
 """of an outcome, kept beside what Optuna keeps of it"""
 
 

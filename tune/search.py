@@ -32,7 +32,7 @@ from tune.driver import Driver
 from tune.fit import fit_to_data, keys_on
 from tune.housekeeping import Housekeeper
 from tune.lost_nodes import LostNodes
-from tune.objectives import best_of
+from tune.objectives import Reference, best_of, reference_of
 from tune.patience import StorageRefused
 from tune.pbt import space_of_workers
 from tune.pinning import pin_study
@@ -66,6 +66,8 @@ class Summary:
     config: SearchConfig
     refused: bool = False
     """whether it ended because storage was not to be written"""
+    goldens: tuple[str, ...] = ()
+    """origins of the trials that train a golden config"""
 
     @property
     def best(self) -> TrialRecord | None:
@@ -73,9 +75,14 @@ class Summary:
 
     @property
     def base(self) -> TrialRecord | None:
-        """Trial 0, if it ran to its end: what every delta refers to."""
+        """Trial 0, if it ran to its end."""
         complete = (record for record in self.records if record.state is Status.COMPLETE)
         return next((record for record in complete if record.number == 0), None)
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the best trial is measured with."""
+        return reference_of(self.records, self.goldens)
 
     def count(self, state: Status) -> int:
         return sum(record.state is state for record in self.records)
@@ -122,6 +129,7 @@ def run_search(
         )
         space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
         function = trial_function(study.folder, place, space, trainer, limit, pool.workers, pool.demand)
+        driver.show()
         refused = False
         # a made-up trainer leaves neither stages nor checkpoints
         kept = StudyFolder(study.folder, plan.config, plan.base, ())
@@ -153,6 +161,7 @@ def run_search(
             bool(signals.received),
             plan.config,
             refused,
+            plan.goldens,
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tune.objectives import NOISE
 from tune.study import StudyFolder, TrialRecord
-from tune.trial import stages_of
+from ups.config import stages_of
 from ups.core.types import Status
 from ups.training.keys import stage_keys
 

@@ -29,9 +29,9 @@ from tune.checks import random_value
 from tune.domain import Value
 from tune.levels import STAGES
 from tune.space import Space
-from tune.trial import DIVERGED, Outcome, stages_of
+from tune.trial import DIVERGED, Outcome
 from tune.views import Shelf
-from ups.config import RunConfig
+from ups.config import RunConfig, stages_of
 from ups.core.types import Status
 
 EXPLORE = 0.1

@@ -66,6 +66,8 @@ class TrialRecord:
     """what was measured of rollout_nrmse, inference_ms, parameters and peak_memory_gib"""
     stage_seconds: dict[str, float] = field(default_factory=dict)
     """seconds of each stage that this trial trained, in their order; the last is where it ended"""
+    reused_seconds: dict[str, float] = field(default_factory=dict)
+    """seconds that the reused stages had taken whoever trained them, where that is known: what the trial was spared"""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "state": str(self.state), "reused_stages": list(self.reused_stages)}
@@ -78,6 +80,13 @@ class Plan:
     config: SearchConfig
     base: RunConfig
     start_from: tuple[RunConfig, ...] = ()
+    golden_starts: tuple[str, ...] = ()
+    """those of `start_from`, by name, that are golden configs"""
+
+    @property
+    def goldens(self) -> tuple[str, ...]:
+        """Origins of the trials that train a golden config."""
+        return (*(["base"] if self.base.provenance else []), *self.golden_starts)
 
     @property
     def space(self) -> Space:
@@ -88,6 +97,7 @@ class Plan:
             "search": self.config.model_dump(mode="json"),
             "base": self.base.model_dump(mode="json"),
             "start_from": [config.model_dump(mode="json") for config in self.start_from],
+            "golden_starts": list(self.golden_starts),
         }
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
@@ -103,6 +113,7 @@ class Plan:
                 SearchConfig.parse(content["search"]),
                 RunConfig.parse(content["base"]),
                 tuple(RunConfig.parse(config) for config in content["start_from"]),
+                tuple(content.get("golden_starts", ())),
             )
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"damaged, {type(error).__name__}: {str(error).splitlines()[0]}") from None
@@ -234,6 +245,7 @@ def record_of(trial: FrozenTrial, searching: bool) -> TrialRecord:
         origin=attributes.get("origin", "sampled"),
         metrics=attributes.get("metrics", {}),
         stage_seconds=attributes.get("stage_seconds", {}),
+        reused_seconds=attributes.get("reused_seconds", {}),
     )
 
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ups.config import RunConfig
 from ups.core.types import RunResult, Status
-from ups.training.pipeline import SEARCH
 
 DIVERGED = (
     Status.EXPLODED,
@@ -28,13 +26,6 @@ SHARED = (Status.PRUNED, Status.EXPLODED, Status.NOT_FINITE, Status.STALLED)
 def milestone_key(stage: str, share: float) -> str:
     """`operator:0.25`, as in RunResult.milestones."""
     return f"{stage}:{share:g}"
-
-
-def stages_of(config: RunConfig) -> tuple[str, ...]:
-    """What a run of the config goes through, in its order: the stages that it trains, those with no epochs being off,
-    and the search at test time."""
-    trained = tuple(name for name, stage in config.stages if stage.epochs > 0)
-    return (*trained, SEARCH) if config.ttc.enabled else trained
 
 
 def run_folder(study: Path, number: int) -> Path:
@@ -82,6 +73,8 @@ class Outcome:
     """stages that were found finished in the store"""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     """seconds of each stage that this trial trained, in their order; the last is where it ended"""
+    reused_seconds: Mapping[str, float] = field(default_factory=dict)
+    """seconds that stages which were found had taken whoever trained them: what this trial was spared"""
 
     @classmethod
     def of(cls, result: RunResult) -> Outcome:
@@ -96,6 +89,9 @@ class Outcome:
             metrics=metrics_of(result),
             reused_stages=result.reused_stages,
             stage_seconds=_own_seconds(result),
+            reused_seconds={
+                name: result.stages[name]["seconds"] for name in result.reused_stages if name in result.stages
+            },
         )
 
     def to_json(self) -> str:

@@ -25,6 +25,7 @@ from tune.trial import Outcome, milestone_key, run_folder
 from ups.config import RunConfig
 from ups.core.errors import ConfigError, StageBusy
 from ups.core.types import Progress, Report, RunResult, Status
+from ups.training.pipeline import found_stages
 
 HEARTBEAT_SECONDS = 1.0
 """at most one report in this time besides those with a score: each costs a round trip to the driver"""
@@ -82,7 +83,7 @@ def trial_function(
             ray_tune.report({"refused": f"{said}, see `ups doctor`", "done": True})
             return
         os.chdir(directory)  # data files are relative to where the search was started
-        reporter = _Reporter(limit)
+        reporter = _Reporter(limit, run_folder(study, request["number"]))
         try:
             train = trainer or _real_trainer(workers, each)
             outcome = _outcome(study, store, space, train, reporter, request["number"], request["params"])
@@ -142,21 +143,34 @@ def _outcome(
         (folder / "traceback.txt").write_text(traceback.format_exc())
         line = (str(error).splitlines() or [""])[0]
         reason = f"{type(error).__name__}: {line} (traceback in runs/{folder.name}/traceback.txt)"
-        return Outcome(Status.FAILED, reason=reason, seconds=time.monotonic() - start)
+        found = reporter.found
+        return Outcome(
+            Status.FAILED,
+            reason=reason,
+            seconds=time.monotonic() - start,
+            reused_stages=tuple(found),
+            reused_seconds=found,
+        )
 
 
 class _Reporter:
     """Progress as flat metrics. Stage and share say how far the trial is: Tune's own iteration count starts anew with
     every restart."""
 
-    def __init__(self, limit: float | None) -> None:
+    def __init__(self, limit: float | None, run: Path) -> None:
         self._last = float("-inf")
+        self._run = run
+        self.found: dict[str, float] = {}
+        """stages that the run has found in the store -> seconds that they once took"""
         self._limit = limit
         self._seconds: dict[str, float] = {}
         self._milestones: dict[str, float] = {}
         self._score: float | None = None
 
     def __call__(self, progress: Progress) -> None:
+        if progress.stage not in self._seconds:
+            # a stage that was found says nothing itself: it lies behind one that begins
+            self.found = found_stages(self._run)
         # of a stage: summed over restarts
         self._seconds[progress.stage] = progress.seconds
         if progress.score is not None and math.isfinite(progress.score):
@@ -173,7 +187,10 @@ class _Reporter:
             "stage": progress.stage,
             "share": progress.share,
             "seconds": progress.seconds,
+            "epoch": progress.epoch,
         }
+        if self.found:
+            metrics["found"] = self.found
         if progress.score is not None:
             metrics["score"] = float(progress.score)
         ray_tune.report(metrics)
@@ -187,7 +204,9 @@ class _Reporter:
             reason,
             milestones=self._milestones,
             seconds=seconds,
+            reused_stages=tuple(self.found),
             stage_seconds=self._seconds,
+            reused_seconds=self.found,
         )
 
 

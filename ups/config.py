@@ -19,7 +19,7 @@ from ups.data.task import TaskConfig
 from ups.inference.build import ModelConfig
 from ups.inference.search_config import SearchConfig
 from ups.inference.surrogate import Correction
-from ups.training.pipeline import DEPLOYED_AS, StagesConfig
+from ups.training.pipeline import DEPLOYED_AS, SEARCH, StagesConfig
 from ups.training.stage_config import LoggingConfig
 
 
@@ -90,6 +90,13 @@ def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) 
         return config.override(overrides) if overrides else config
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def stages_of(config: RunConfig) -> tuple[str, ...]:
+    """What a run of the config goes through, in its order: the stages that it trains, those with no epochs being off,
+    and the search at test time."""
+    trained = tuple(name for name, stage in config.stages if stage.epochs > 0)
+    return (*trained, SEARCH) if config.ttc.enabled else trained
 
 
 def load_search_config(source: str | Path) -> SearchConfig:

@@ -22,7 +22,7 @@ from stage_grid import Grid, write_table
 
 from tune.checks import load_plan_from_space, random_value
 from tune.study import Plan
-from tune.trial import stages_of
+from ups.config import stages_of
 from ups.core.types import Status
 
 

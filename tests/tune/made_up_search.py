@@ -11,11 +11,11 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from tune.driver import Driver
-from tune.running import NoView, Running
+from tune.running import NoView, Running, View
 from tune.scheduler import Milestone
 from tune.study import OpenStudy, Plan, TrialRecord, record_of
-from tune.trial import Outcome, Trial, stages_of
-from ups.config import RunConfig
+from tune.trial import Outcome, Trial
+from ups.config import RunConfig, stages_of
 from ups.core.types import Status
 from ups.training.keys import stage_keys
 
@@ -74,6 +74,7 @@ class MadeUpSearch:
         pick: Pick | None = None,
         check: Callable[[RunConfig], int | None] = lambda config: 5,
         time_budget: float | None = None,
+        view: View | None = None,
     ) -> None:
         """
         Args:
@@ -83,6 +84,7 @@ class MadeUpSearch:
         self.plan, self._score, self._workers, self._pick = plan, score, workers, pick
         self.started: list[Trial] = []
         self._finished: dict[str, float] = {}
+        """key of a stage -> its score"""
         self._stack = ExitStack()
         self.study = self._stack.enter_context(OpenStudy(folder, plan, resume=resume))
         self.driver = Driver(
@@ -91,7 +93,7 @@ class MadeUpSearch:
             keys=keys_of,
             concurrency=workers,
             time_budget=time_budget,
-            view=NoView(),
+            view=view or NoView(),
             clock=lambda: self.clock,
         )
         self._find()
@@ -159,12 +161,14 @@ class MadeUpSearch:
         milestones: dict[str, float] = {}
         seconds: dict[str, float] = {}
         reused: list[str] = []
+        found: dict[str, float] = {}
         state, latest = Status.COMPLETE, 1.0
         for stage in running.stages:
             key = running.keys.get(stage)
             if key is not None and key in self._finished:
                 latest = milestones[f"{stage}:1"] = self._finished[key]
                 reused.append(stage)
+                found[stage] = COSTS[stage]
                 continue
             end = self._score(values, stage)
             cost, before = COSTS[stage], 0.0
@@ -175,7 +179,7 @@ class MadeUpSearch:
                     state = end
                     break
                 latest = milestones[f"{stage}:{share:g}"] = end * (1 + 0.5 * (1 - share))
-                report = {"stage": stage, "share": share, "seconds": seconds[stage], "score": latest}
+                report = {"stage": stage, "share": share, "seconds": seconds[stage], "score": latest, "found": found}
                 if self.driver.progress(number, report):
                     self.driver.end(number, self.driver.pruned(number))
                     return
@@ -195,5 +199,6 @@ class MadeUpSearch:
                 metrics={"rollout_nrmse": latest, "inference_ms": values[CANDIDATES]} if complete else {},
                 reused_stages=tuple(reused),
                 stage_seconds=seconds,
+                reused_seconds=found,
             ),
         )

@@ -10,7 +10,8 @@ from tune import driver as module
 from tune.driver import Driver
 from tune.running import NoView
 from tune.study import OpenStudy
-from tune.trial import Outcome, stages_of
+from tune.trial import Outcome
+from ups.config import stages_of
 from ups.core.errors import ConfigError
 from ups.core.types import Status
 from ups.training.keys import stage_keys

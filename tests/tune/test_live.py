@@ -7,12 +7,11 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from tune.live import LineView, PanelView, panel, short_names, shown_seconds
-from tune.running import Running, Snapshot
+from tune.live import LineView, best_line, fitted_params, short_names, shown_params, shown_seconds
+from tune.objectives import Reference
+from tune.running import Account, Snapshot
 from tune.study import TrialRecord
-from tune.trial import Trial
 from ups.core.types import Status
 
 LR = "stages.operator.optimizer.lr"
@@ -27,43 +26,17 @@ BEST = record(3, Status.COMPLETE, 0.3, **{LR: 0.00123456, "latent.tokens": 32})
 SNAPSHOT = Snapshot(
     wanted=40,
     states={Status.COMPLETE: 4, Status.EXPLODED: 2},
-    running=(
-        Running(Trial(6, {LR: 0.01}), 100, "operator", 0.5, 0.35),
-        Running(Trial(7, {LR: 0.02}), 100, "consistency_distill", 0.25, 0.31),
-    ),
+    running=(),
+    waiting=0,
+    slots=2,
     best=BEST,
-    base=BASE,
+    reference=Reference(BASE, "base"),
+    account=Account(),
+    cores=1,
+    now=65.0,
     elapsed_seconds=65.0,
     left_seconds=4000.0,
 )
-
-
-def test_the_panel_shows_states_best_delta_and_what_runs():
-    console = Console(file=io.StringIO(), width=120)
-    console.print(panel(SNAPSHOT))
-    text = console.file.getvalue()
-    for part in (
-        "6 of 40 trials",
-        "COMPLETE 4",
-        "EXPLODED 2",
-        "RUNNING 2",
-        "1 min 5 s so far, about 1 h 6 min left",
-        "best 0.3, trial 3, -25.0% to the base's 0.4",
-        "lr 0.00123  tokens 32",
-        "operator",
-        "0.35",
-        "consistency_distill",
-        "0.31",
-    ):
-        assert part in text
-
-
-def test_the_panel_follows_the_search_and_goes_away():
-    console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    with PanelView("runs/x", console) as view:
-        view.progress(SNAPSHOT)
-        view.ended(BEST, SNAPSHOT)
-    assert "6 of 40 trials" in console.file.getvalue()
 
 
 def test_without_a_terminal_every_trial_is_a_line():
@@ -74,6 +47,28 @@ def test_without_a_terminal_every_trial_is_a_line():
     (line,) = stream.getvalue().splitlines()
     for part in ("trial 5", "EXPLODED", "6 of 40", "best 0.3 (trial 3)", "1 h 6 min left", "gradient norm 1e9"):
         assert part in line
+
+
+def test_the_best_is_measured_with_the_golden_or_the_base():
+    assert best_line(BEST, Reference(BASE, "golden")) == "0.3, trial 3, -25.0% to the golden's 0.4"
+    assert best_line(BASE, Reference(BASE, "base")) == "0.4, trial 0, the base itself"
+    assert best_line(BEST, None) == "0.3, trial 3"
+
+
+@given(
+    st.dictionaries(st.text("abcdefg.", min_size=1, max_size=12), st.integers(0, 9999), max_size=9),
+    st.integers(20, 90),
+    st.integers(1, 3),
+)
+def test_parameters_are_cut_to_what_fits_and_the_rest_is_counted(params, width, lines):
+    found = fitted_params(params, width, lines)
+    assert len(found) <= lines
+    assert all(len(line) <= width for line in found)
+    words = [word for line in found for word in line.split("  ")]
+    whole = shown_params(params).split("  ") if params else []
+    kept = [word for word in words if not word.startswith("and ")]
+    assert kept == whole[: len(kept)]
+    assert words[len(kept) :] == ([] if len(kept) == len(whole) else [f"and {len(whole) - len(kept)} more"])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from tune.objectives import (
     is_feasible,
     noise_floor,
     pareto_front,
+    reference_of,
 )
 from tune.space import SearchConfig
 from tune.study import TrialRecord
@@ -231,3 +232,23 @@ def test_a_claim_is_about_another_config_than_the_base():
     assert claim([*base, record(3, 0.299)], search()).startswith("within the noise floor: 0.299 is not below")
     lost = record(4, None, Status.EXPLODED, NOISE)
     assert "did not run to its end on 1" in claim([*base, lost, record(3, 0.299)], search())
+
+
+def test_the_reference_is_the_best_golden_that_ran_to_its_end_or_else_the_base():
+    base, first, second = (
+        record(0, 0.5, origin="base"),
+        record(1, 0.4, origin="a.yaml"),
+        record(2, 0.3, origin="b.yaml"),
+    )
+    other = record(3, 0.1)
+
+    def reference(records, *goldens):
+        found = reference_of(records, goldens)
+        return None if found is None else (found.record.number, found.name)
+
+    assert reference([other], "a.yaml") is None
+    assert reference([base, first, other]) == (0, "base")
+    assert reference([base, first, second, other], "a.yaml", "b.yaml") == (2, "golden")
+    assert reference([base, first, other], "base", "c.yaml") == (0, "golden")
+    stopped = record(1, 0.1, Status.STALLED, "a.yaml")
+    assert reference([base, stopped], "a.yaml") == (0, "base")

@@ -109,7 +109,13 @@ def run(study, world, out, **options):
 
 def test_winner_is_chosen_by_validation_and_only_finalists_are_tested(study, tmp_path):
     world = World(VALIDATION, TEST)
-    found = run(study, world, tmp_path / "golden.yaml")
+    counted = []
+    found = run(study, world, tmp_path / "golden.yaml", count=lambda *count: counted.append(count))
+    runs, seeds = 4 * len(found.seeds), len(found.seeds)
+    assert counted == [
+        *(("retraining", done, runs) for done in range(runs + 1)),
+        *(("reading the test split", done, 2 * seeds) for done in range(2 * seeds + 1)),
+    ]
     assert found.winner == "trial 2", "trial 1 led the search, and is best on test: neither counts"
     assert {lr for lr, _ in world.trained} == {0.01, 0.02, 0.03, BASE_LR}
     assert sorted(world.read) == sorted((lr, seed) for lr in (0.02, BASE_LR) for seed in found.seeds)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tune.cli import app
+from tune.study import load_study
 from ups.cli.terminal import run_app
 
 SPACE = {
@@ -50,5 +52,9 @@ def test_a_stage_is_trained_once_for_all_trials_and_studies_that_share_a_store(f
     second = trials("second")
     assert [row["reused_stages"] for row in second] == [["operator", "diff_residual"]] * 2
     assert [row["score"] for row in second] == [row["score"] for row in first]
+    # what a trial is spared is what whoever trained the stage has spent on it
+    spent, spared = load_study(Path("first")).trials, load_study(Path("second")).trials
+    assert sum(spared[0].reused_seconds.values()) == pytest.approx(spent[0].seconds)
+    assert spent[1].reused_seconds == {"operator": spared[0].reused_seconds["operator"]}
     assert not (folder / "second" / "store").exists()
     capfd.readouterr()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from tune.checks import check_space, load_plan_from_space, random_value
 from tune.domain import holds
 from tune.space import SearchConfig, Space, duration_seconds
+from tune.study import Plan
 from ups.core.errors import ConfigError
 
 LR = "stages.operator.optimizer.lr"
@@ -199,6 +202,13 @@ def test_start_from_keeps_its_model_and_gets_the_task_and_machine_of_the_base(ba
     path = write_space(tmp_path, INVERSE + "start_from: [start.yaml]\n", base)
     (found,) = load_plan_from_space(path).start_from
     assert found == base.override({"operator.depth": 5, LR: 0.5})
+    assert load_plan_from_space(path).goldens == ()
+    golden = base.model_copy(update={"provenance": {"study": "earlier"}})
+    (tmp_path / "start.yaml").write_text(dump_yaml(golden))
+    plan = load_plan_from_space(path)
+    assert plan.goldens == ("start.yaml",)
+    assert Plan.from_yaml(plan.to_yaml()) == plan
+    assert replace(plan, base=golden).goldens == ("base", "start.yaml")
     (tmp_path / "start.yaml").write_text(dump_yaml(base.override({"task.time_stride": 2})))
     with pytest.raises(ConfigError, match=r"another task: task.time_stride is 2, the base has 1"):
         load_plan_from_space(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -25,8 +26,8 @@ def progress(stage, share, seconds, score=None):
     return Progress(stage, 1, 4, share, 1, 0.0, 0.0, seconds, score)
 
 
-def test_a_trial_has_its_time_summed_over_its_stages(reported):
-    report = _Reporter(limit=100.0)
+def test_a_trial_has_its_time_summed_over_its_stages(reported, tmp_path):
+    report = _Reporter(100.0, tmp_path)
     report(progress("operator", 0.5, 40.0, 0.5))
     report(progress("operator", 1.0, 80.0, 0.4))  # the time of a stage grows, it is not added to
     report(progress("diff_residual", 0.25, 15.0))
@@ -39,8 +40,21 @@ def test_a_trial_has_its_time_summed_over_its_stages(reported):
     assert outcome.stage_seconds == {"operator": 80.0, "diff_residual": 25.0}
 
 
-def test_without_a_limit_a_trial_takes_what_it_takes(reported):
-    report = _Reporter(limit=None)
+def test_what_a_found_stage_took_is_told_with_the_next_one(reported, tmp_path):
+    found = tmp_path / "checkpoints" / "operator"
+    found.mkdir(parents=True)
+    (found / "result.json").write_text(json.dumps({"seconds": 40.0, "reused": True}))
+    (tmp_path / "checkpoints" / "diff_residual").mkdir()
+    report = _Reporter(None, tmp_path)
+    report(progress("diff_residual", 0.5, 5.0, 0.5))
+    report(progress("diff_residual", 1.0, 9.0, 0.4))
+    assert [each["found"] for each in reported] == [{"operator": 40.0}] * 2
+    outcome = report.outcome(Status.TIMED_OUT, "late")
+    assert (outcome.seconds, outcome.reused_stages, outcome.reused_seconds) == (9.0, ("operator",), {"operator": 40.0})
+
+
+def test_without_a_limit_a_trial_takes_what_it_takes(reported, tmp_path):
+    report = _Reporter(None, tmp_path)
     for share in (0.5, 1.0):
         report(progress("operator", share, 1e9, 0.5))
     assert len(reported) == 2

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ups.cli.bars import training
 from ups.cli.config import Config, Overrides, config_app
 from ups.cli.data import data_app
-from ups.cli.terminal import console, run_app, say, training
+from ups.cli.terminal import console, run_app, say
 from ups.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def train_and_show(
     train: Callable[[RunConfig, Path, Report], RunResult],
 ) -> None:
     """What `ups train` does with its arguments, whoever trains."""
-    from ups.config import load_config, parse_overrides
+    from ups.config import load_config, parse_overrides, stages_of
     from ups.core.types import Status
     from ups.evaluation.report import FILE_NAME, load_report, report_table
     from ups.evaluation.runs import RESULT
@@ -76,7 +77,7 @@ def train_and_show(
 
     run_config = load_config(config, parse_overrides(overrides or []))
     out = out or Path("runs") / Path(config).stem
-    with training() as report:
+    with training(stages_of(run_config)) as report:
         result = train(run_config, out, report)
     if result.status is not Status.COMPLETE:
         say(f"{result.status}: {result.reason}", 1)

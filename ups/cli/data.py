@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ups.cli.terminal import counting
+from ups.cli.bars import counting
 from ups.core.errors import UserError
 
 data_app = typer.Typer(help="Generate and inspect PDEBench-format files.")

@@ -1,24 +1,17 @@
-"""What every command shares: exit codes, one-line errors, progress bars."""
+"""What every command shares: exit codes, one-line errors, where to print."""
 
 from __future__ import annotations
 
 import errno
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from typer.exceptions import TyperException
 
 from ups.core.errors import UserError
-
-if TYPE_CHECKING:
-    from ups.core.types import Progress
 
 
 def run_app(app: typer.Typer, args: Sequence[str] | None = None) -> int:
@@ -59,64 +52,22 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=120)
 
 
-@contextmanager
-def counting(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with rate and remaining time; gives what to call with (done, wanted)."""
-    bar = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    with bar:
-        task = bar.add_task(label, total=None, rate="")
-
-        def count(done: int, wanted: int) -> None:
-            seconds = bar.tasks[task].elapsed or 0.0
-            rate = f"{done / seconds:.1f} {unit}/s" if seconds > 0 else ""
-            bar.update(task, completed=done, total=wanted, rate=rate)
-
-        yield count
+def shown_seconds(seconds: float | None) -> str:
+    """`8 s`, `4 min 10 s`, `2 h 5 min`."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-@contextmanager
-def training() -> Iterator[Callable[[Progress], None]]:
-    """What to report a run's progress to: a bar on a terminal, one line for each validation elsewhere."""
-    screen = Console(stderr=True)
-    if not screen.is_terminal:
-        yield _print_validation
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]}  nRMSE {task.fields[score]}"),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=screen) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(progress: Progress) -> None:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(progress.stage, total=1.0, epoch=0, loss="–", score="–")
-            shown: dict[str, Any] = {"epoch": progress.epoch, "loss": f"{progress.train_loss:.3g}"}
-            if progress.score is not None:
-                shown["score"] = f"{progress.score:.4g}"
-            bars.update(tasks[progress.stage], completed=progress.share, **shown)
-
-        yield report
-
-
-def _print_validation(progress: Progress) -> None:
-    if progress.score is not None:
-        print(
-            f"{progress.stage} {progress.share:6.1%}  epoch {progress.epoch}  loss {progress.train_loss:.4g}  "
-            f"rollout_nrmse {progress.score:.4g}  {progress.seconds:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+def can_redraw(screen: Console) -> bool:
+    """Whether a bar or a panel can be kept up to date there: on a terminal that is not dumb. Elsewhere progress is
+    told in lines, also where colours were asked for (FORCE_COLOR)."""
+    return screen.is_interactive and not screen.is_dumb_terminal and screen.file.isatty()
 
 
 def _operating_system(error: OSError) -> int:

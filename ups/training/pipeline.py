@@ -507,6 +507,16 @@ class Pipeline:
         return report
 
 
+def found_stages(run: Path) -> dict[str, float]:
+    """Stages that the run in a folder has found in its store so far -> seconds that they took whoever trained them."""
+    found = {}
+    for path in (run / "checkpoints").glob(f"*/{_RESULT}"):
+        data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if data.get("reused"):
+            found[path.parent.name] = float(data["seconds"])
+    return found
+
+
 def await_stages(keys: Mapping[str, str], store: Store, run: Path, *, wait: bool) -> None:
     """Return when nobody else trains the first stage that a run has to train.
 
