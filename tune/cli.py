@@ -264,6 +264,22 @@ def leaderboard(
         print(out)
 
 
+@app.command("dashboard")
+def dashboard(
+    study: Study,
+    port: Annotated[
+        int | None, typer.Option(help="To listen on, of 127.0.0.1. [the first free one from 8080 on]", min=1, max=65535)
+    ] = None,
+) -> None:
+    """Show a study in a browser, also while it is searched: optuna-dashboard, on this machine alone, until Ctrl-C.
+
+    Example: ups dashboard runs/demo --port 8090
+    """
+    from tune.dashboard import announce, serve
+
+    serve(study, port, announce)
+
+
 @app.command("doctor")
 def doctor(
     address: Annotated[

@@ -15,6 +15,7 @@ from tune.study import StudyFolder
 from ups.config import RunConfig, diff
 from ups.core.schema import fingerprint
 from ups.core.types import Status
+from ups.training.stage_config import LoggingConfig
 
 
 @dataclass(frozen=True)
@@ -135,5 +136,5 @@ def differences(base: RunConfig, config: RunConfig) -> dict[str, dict[str, Any]]
 
 
 def _plain(config: RunConfig) -> RunConfig:
-    """Without the story of where it came from."""
-    return config.model_copy(update={"provenance": None})
+    """Without the story of where it came from, and with nothing said of what is written on the way."""
+    return config.model_copy(update={"provenance": None, "logging": LoggingConfig()})

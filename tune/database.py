@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from tune.presence import DEAD_SECONDS, Presence, read_cards, whereabouts
-from tune.storage import PLAN, Direction
+from tune.storage import PLAN, Direction, Reader
 from tune.storage_url import connection_of
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
@@ -235,8 +235,9 @@ class DatabaseBackend:
         return known if is_same else uuid.uuid4().hex[:12]
 
 
-def read_database(url: str, name: str) -> tuple[list[FrozenTrial], Callable[[FrozenTrial], bool]]:
-    """Every trial of a study by number, and whether somebody works on an open one.
+@contextmanager
+def reading_database(url: str, name: str) -> Iterator[Reader]:
+    """A study for somebody who does not search it.
 
     Raises:
         UserError: the database cannot be reached, or has no such study.
@@ -246,13 +247,22 @@ def read_database(url: str, name: str) -> tuple[list[FrozenTrial], Callable[[Fro
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
+        storage.engine.dispose()
         raise UserError(f"{url}: has no study {name!r}; was it deleted there?") from None
-    trials = study.get_trials(deepcopy=False)
-    with storage.engine.begin() as connection:
-        cards = read_cards(connection, study._study_id)
-    storage.engine.dispose()
-    alive = {driver for driver, (card, age) in cards.items() if age < DEAD_SECONDS and not card.get("ended")}
-    return trials, lambda trial: trial.user_attrs.get(OWNER) in alive
+
+    def look() -> Callable[[FrozenTrial], bool]:
+        def read() -> dict[str, tuple[dict[str, Any], float]]:
+            with storage.engine.begin() as connection:
+                return read_cards(connection, study._study_id)
+
+        cards = storage.insist(read)
+        alive = {driver for driver, (card, age) in cards.items() if age < DEAD_SECONDS and not card.get("ended")}
+        return lambda trial: trial.user_attrs.get(OWNER) in alive
+
+    try:
+        yield Reader(study, look)
+    finally:
+        storage.engine.dispose()
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def check_trains_nothing(plan: Plan, run: Path, store: Path | str) -> None:
     for origin, config in (("the base", plan.base), *zip(plan.config.start_from, plan.start_from, strict=True)):
         other = stages.other_than(given, config)
         if other is not None:
-            changed = ", ".join(path for path in diff(given, config) if not path.startswith("ttc."))
+            changed = ", ".join(path for path in diff(given, config) if not path.startswith(("ttc.", "logging.")))
             raise ConfigError(f"{changed}: {origin} {_refusal(other)}")
     _check_space(plan.space, stages, given)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from ups.cli.terminal import shown_seconds
 from ups.config import RunConfig
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
+from ups.core.tracking import Shown, Tracker, WandbConfig
+from ups.core.types import Status
 
 Say = Callable[[str], None]
 Count = Callable[[str, int, int], None]
@@ -84,7 +87,23 @@ def promote(
         write_atomic(opened.path / RECORD, json.dumps(found.to_json(), indent=1).encode())
     for line in summary(found):
         say(line)
+    if found.written:
+        _show(found, opened, say)
     return found
+
+
+def _show(found: Promotion, study: StudyFolder, say: Say) -> None:
+    """The golden as an artifact at wandb, beside the trials of its study, where those are shown."""
+    name = study.config.resources.study_name or study.path.resolve().name
+    assert found.winner is not None
+    config = found.contender(found.winner).config
+    shown = Shown(study.path / _FOLDER, f"golden of {name}", "promote", config.model_dump(mode="json"), name)
+    tracker = Tracker(study.base.logging.wandb, shown)
+    facts = {"study": found.study, "winner": found.winner, "verdict": found.verdict, "confirmed": found.confirmed}
+    tracker.log_file(found.out.absolute(), "golden-" + re.sub(r"[^\w.-]", "_", name), "golden", facts)
+    tracker.end(Status.COMPLETE, found.verdict, {"score": found.contender(found.winner).mean_score, **facts})
+    if tracker.failure is not None:
+        say(f"wandb: {tracker.failure}; the golden is not shown there")
 
 
 def _confirm(
@@ -244,9 +263,13 @@ def _write(found: Promotion, study: StudyFolder, current: RunConfig | None) -> P
 
 
 def _seeded(study: StudyFolder, config: RunConfig, seed: int) -> RunConfig:
-    """With the seed, and the threads that a trial of the search had: sums depend on how many share them."""
+    """With the seed, and the threads that a trial of the search had: sums depend on how many share them.
+
+    Not shown at wandb: whoever trains a golden config is not to send his run to a project of ours.
+    """
     threads = config.runtime.threads or study.config.resources.cpus_per_worker
-    return config.override({"runtime.seed": seed, "runtime.threads": threads})
+    off = WandbConfig().model_dump(mode="json")
+    return config.override({"runtime.seed": seed, "runtime.threads": threads, "logging.wandb": off})
 
 
 def _core_seconds(study: StudyFolder, contenders: tuple[Contender, ...]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +41,13 @@ from tune.running import NoView, View
 from tune.space import Resources, SearchConfig
 from tune.study import OpenStudy, Plan, StudyFolder, TrialRecord, diverged_shares, load_study, store_place
 from tune.trial import Outcome, run_folder
+from tune.verdict import leave_verdict
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
 from ups.core.artifacts import ArtifactStore
 from ups.core.objects import StoreUnreachable
 from ups.core.remote_store import RemoteStore, open_store
+from ups.core.tracking import WandbConfig, check_installed
 from ups.core.types import Status
 
 WORKER_DEATHS = 3
@@ -109,9 +111,10 @@ def run_search(
 
     Raises:
         UserError: the data cannot be read, the base does not fit it, the folder cannot be taken, the cluster cannot
-            be joined, or no trial could ever run there; or the store cannot be one.
+            be joined, or no trial could ever run there; the store cannot be one; or wandb is asked for and missing.
         StoreUnreachable: the store does not answer.
     """
+    check_installed(plan.base.logging.wandb)
     check, keys = (_no_check, keys_on("")) if trainer else fit_to_data(plan)
     start = time.monotonic()
     place = store_place(folder, plan.config)
@@ -128,7 +131,8 @@ def run_search(
             view=view or NoView(),
         )
         space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
-        function = trial_function(study.folder, place, space, trainer, limit, pool.workers, pool.demand)
+        group = plan.config.resources.study_name or study.folder.name
+        function = trial_function(study.folder, place, space, trainer, limit, pool.workers, pool.demand, group)
         driver.show()
         refused = False
         # a made-up trainer leaves neither stages nor checkpoints
@@ -143,7 +147,7 @@ def run_search(
                         if isinstance(store, ArtifactStore):
                             store.root.mkdir(parents=True, exist_ok=True)
                             check_shared(store.root, "--store")
-                    refused = _run_tune(driver, function, pool, study.folder, keeper)
+                    refused = _run_tune(driver, function, pool, study.folder, keeper, plan.base.logging.wandb)
         if keeper is not None:
             keeper.close()
         if trainer is None and not refused:
@@ -227,17 +231,19 @@ def _resources(pool: Pool) -> ray_tune.PlacementGroupFactory:
     return ray_tune.PlacementGroupFactory([pool.demand.bundle() if alone else {HEAD_NODE_RESOURCE_NAME: 0.001}])
 
 
-def _run_tune(driver: Driver, function: Any, pool: Pool, folder: Path, keeper: Housekeeper | None) -> bool:
+def _run_tune(
+    driver: Driver, function: Any, pool: Pool, folder: Path, keeper: Housekeeper | None, wandb: WandbConfig
+) -> bool:
     """Run trials until the driver has enough; returns whether storage refused to be written, here or in a worker."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    searcher = _Searcher(driver, pool, folder, keeper)
+    searcher = _Searcher(driver, pool, folder, keeper, tracks=wandb.mode != "off")
     shutil.rmtree(folder / "ray", ignore_errors=True)
     try:
         tuner = ray_tune.Tuner(
             ray_tune.with_resources(function, _resources(pool)),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_Scheduler(driver, searcher),
+                scheduler=_Scheduler(searcher),
                 num_samples=-1,
                 max_concurrent_trials=driver.wanted,  # not a limit: the searcher asks the pool
                 reuse_actors=True,
@@ -273,9 +279,13 @@ class _DriverSide:
 class _Searcher(_DriverSide, Searcher):
     """Asks the driver for trials, and tells it how they ended."""
 
-    def __init__(self, driver: Driver, pool: Pool, study: Path, keeper: Housekeeper | None) -> None:
+    def __init__(self, driver: Driver, pool: Pool, study: Path, keeper: Housekeeper | None, *, tracks: bool) -> None:
+        """
+        Args:
+            tracks: whether trials are shown at wandb, until that fails once.
+        """
         super().__init__()
-        self._keeper = keeper
+        self._keeper, self._tracks = keeper, tracks
         self._driver = driver
         self._numbers: dict[str, int] = {}
         self._pool = pool
@@ -296,7 +306,20 @@ class _Searcher(_DriverSide, Searcher):
         if trial is None:
             return Searcher.FINISHED if self._driver.is_over else None
         self._numbers[trial_id] = trial.number
-        return {"number": trial.number, "params": dict(trial.params)}
+        return {"number": trial.number, "params": dict(trial.params), "tracks": self._tracks}
+
+    def progress(self, number: int, report: dict[str, Any]) -> bool:
+        """Take in a report of a running trial; True stops it."""
+        self._note(report)
+        stop = self._driver.progress(number, report)
+        if stop and self._tracks:
+            leave_verdict(self._study, number, self._driver.pruned(number))
+        return stop
+
+    def _note(self, report: Mapping[str, Any]) -> None:
+        if "untracked" in report and self._tracks:
+            self._tracks = False
+            warnings.warn(f"wandb: {report['untracked']}; no further trial is shown there", stacklevel=2)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         number = self._numbers.pop(trial_id)
@@ -312,6 +335,7 @@ class _Searcher(_DriverSide, Searcher):
 
     def _take_in(self, number: int, result: dict | None, error: bool) -> None:
         driver = self._driver
+        self._note(result or {})
         if result is not None and "busy" in result:
             driver.waits(number)
         elif result is not None and "refused" in result:
@@ -346,7 +370,7 @@ class _Scheduler(_DriverSide, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict) -> str:
         try:
-            stop = self._driver.progress(trial.config["number"], result)
+            stop = self._searcher.progress(trial.config["number"], result)
         except StorageRefused as refused:
             self._searcher.refuse(str(refused))
             stop = True
@@ -355,9 +379,9 @@ class _Scheduler(_DriverSide, FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: RayTrial, result: dict) -> None:
         return None
 
-    def __init__(self, driver: Driver, searcher: _Searcher) -> None:
+    def __init__(self, searcher: _Searcher) -> None:
         super().__init__()
-        self._driver, self._searcher = driver, searcher
+        self._searcher = searcher
 
 
 class _DriverStopper(_DriverSide, Stopper):

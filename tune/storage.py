@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, Protocol
 
@@ -80,6 +82,41 @@ def backend_of(folder: Path, place: str | None, name: str | None) -> Backend:
     return JournalBackend(own) if place is None else JournalBackend(Path(place), snapshot=own)
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A study as somebody looks at it who does not search it: as often as he likes, while others write."""
+
+    study: optuna.Study
+    look: Callable[[], Callable[[FrozenTrial], bool]]
+    """asks who is there now; gives whether somebody works on an open trial"""
+
+
+@contextmanager
+def reading(folder: Path, place: str | None, name: str | None) -> Iterator[Reader]:
+    """The study, without a lock and without a word to its driver; `place` and `name` as in `backend_of`.
+
+    Raises:
+        UserError: there is no journal; the database cannot be reached, or has no such study.
+    """
+    if place is not None and is_database(place):
+        from tune.database import reading_database
+
+        assert name is not None, "study.yaml has the name"
+        with reading_database(place, name) as reader:
+            yield reader
+        return
+    path = _journal_of(folder, place)
+    if path is None:
+        raise UserError(f"{folder}: its journal is missing ({place or folder / 'journal.log'})")
+    study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(_Journal(path)))
+
+    def look() -> Callable[[FrozenTrial], bool]:
+        searching = _is_locked(folder / ".lock")
+        return lambda trial: searching
+
+    yield Reader(study, look)
+
+
 def read_trials(
     folder: Path, place: str | None, name: str | None
 ) -> tuple[list[FrozenTrial], Callable[[FrozenTrial], bool]]:
@@ -88,17 +125,14 @@ def read_trials(
     Raises:
         UserError: the database cannot be reached, or has no such study.
     """
-    if place is not None and is_database(place):
-        from tune.database import read_database
-
-        assert name is not None, "study.yaml has the name"
-        return read_database(place, name)
-    path = next((each for each in (Path(place or ""), folder / "journal.log") if each.is_file()), None)
-    if path is None:
+    if not is_database(place) and _journal_of(folder, place) is None:
         return [], lambda trial: False
-    searching = _is_locked(folder / ".lock")
-    study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(_Journal(path)))
-    return study.get_trials(deepcopy=False), lambda trial: searching
+    with reading(folder, place, name) as reader:
+        return reader.study.get_trials(deepcopy=False), reader.look()
+
+
+def _journal_of(folder: Path, place: str | None) -> Path | None:
+    return next((each for each in (Path(place or ""), folder / "journal.log") if each.is_file()), None)
 
 
 class JournalBackend:

@@ -126,13 +126,14 @@ class Plan:
     def difference(self, other: Plan) -> str | None:
         """The first setting in which this plan (here) and the one of a folder (there) search different things.
 
-        How many trials, how long, on how many CPUs and how they are confirmed may change between two resumes.
+        How many trials, how long, on how many CPUs, what they log and how they are confirmed may change between two
+        resumes.
         """
         for name, mine, theirs in (
             ("", _identity(self.config), _identity(other.config)),
-            ("base: ", self.base.flat(), other.base.flat()),
+            ("base: ", _searched(self.base), _searched(other.base)),
             *(
-                (f"start_from[{index}]: ", mine.flat(), theirs.flat())
+                (f"start_from[{index}]: ", _searched(mine), _searched(theirs))
                 for index, (mine, theirs) in enumerate(zip(self.start_from, other.start_from, strict=False))
             ),
         ):
@@ -441,3 +442,8 @@ def _identity(config: SearchConfig) -> Mapping[str, Any]:
     flat = config.flat()
     free = ("resources.", "budget.", "confirm.", "strategy.trials", "base")
     return {path: value for path, value in flat.items() if not path.startswith(free)}
+
+
+def _searched(config: RunConfig) -> dict[str, Any]:
+    """What a trial rests on: what it writes on the way is no part of it."""
+    return {path: value for path, value in config.flat().items() if not path.startswith("logging.")}

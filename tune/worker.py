@@ -22,8 +22,10 @@ from tune.patience import StorageRefused, patiently
 from tune.placement import Demand
 from tune.space import Space
 from tune.trial import Outcome, milestone_key, run_folder
+from tune.verdict import take_verdict
 from ups.config import RunConfig
 from ups.core.errors import ConfigError, StageBusy
+from ups.core.tracking import Shown, Tracker
 from ups.core.types import Progress, Report, RunResult, Status
 from ups.training.pipeline import found_stages
 
@@ -61,8 +63,9 @@ def trial_function(
     limit: float | None,
     workers: int,
     each: Demand,
+    group: str,
 ) -> Callable[[dict], None]:
-    """The function that Tune runs for every trial; its argument is `{"number": ..., "params": ...}`.
+    """The function that Tune runs for every trial; its argument is `{"number": ..., "params": ..., "tracks": ...}`.
 
     Args:
         study: absolute path of the STUDY folder.
@@ -71,6 +74,7 @@ def trial_function(
         limit: seconds of training after which a trial is TIMED_OUT.
         workers: processes that the real trainer trains on; one is the trial's own.
         each: what one of them takes; its CPUs are torch's threads for configs that leave them open.
+        group: what the study is called at wandb, where its trials are shown if the config says so and `tracks` is on.
     """
 
     directory = os.getcwd()
@@ -83,19 +87,29 @@ def trial_function(
             ray_tune.report({"refused": f"{said}, see `ups doctor`", "done": True})
             return
         os.chdir(directory)  # data files are relative to where the search was started
-        reporter = _Reporter(limit, run_folder(study, request["number"]))
+        number = request["number"]
+        reporter = _Reporter(limit, run_folder(study, number), group if request["tracks"] else None)
+        if request["tracks"]:
+            take_verdict(study, number)  # of an earlier start of the trial
         try:
             train = trainer or _real_trainer(workers, each)
-            outcome = _outcome(study, store, space, train, reporter, request["number"], request["params"])
+            outcome = _outcome(study, store, space, train, reporter, number, request["params"])
         except StageBusy as busy:
             # whoever waits gives its worker back
-            ray_tune.report({"busy": busy.stage, "done": True})
+            reporter.leave(f"waits for {busy.stage}, which another trial trains")
+            ray_tune.report({"busy": busy.stage, **reporter.notes, "done": True})
             return
         except StorageRefused as refused:
-            ray_tune.report({"refused": str(refused), "done": True})
+            reporter.leave(str(refused))
+            ray_tune.report({"refused": str(refused), **reporter.notes, "done": True})
             return
+        except BaseException:  # Tune stops a trial in its report
+            if request["tracks"]:
+                reporter.stopped(take_verdict(study, number))
+            raise
+        reporter.end(outcome)
         # `done` ends the trial with this very report; nothing of it is compared on any rung
-        ray_tune.report({"outcome": outcome.to_json(), "done": True})
+        ray_tune.report({"outcome": outcome.to_json(), **reporter.notes, "done": True})
 
     packed = cloudpickle.dumps(run_trial)
 
@@ -126,6 +140,7 @@ def _outcome(
     def run() -> RunResult:
         with _alone(study / "runs" / f".{number:04d}.lock"):
             config = space.config_of(params)
+            reporter.show(config, folder, f"trial {number}")
             return train(
                 config, folder, reporter, resume=folder.exists(), evaluate_on="none", store=store, busy="raise"
             )
@@ -157,12 +172,19 @@ class _Reporter:
     """Progress as flat metrics. Stage and share say how far the trial is: Tune's own iteration count starts anew with
     every restart."""
 
-    def __init__(self, limit: float | None, run: Path) -> None:
+    def __init__(self, limit: float | None, run: Path, group: str | None = None) -> None:
+        """
+        Args:
+            run: folder of the run.
+            group: what the study is called at wandb; None shows nothing there.
+        """
         self._last = float("-inf")
         self._run = run
         self.found: dict[str, float] = {}
         """stages that the run has found in the store -> seconds that they once took"""
         self._limit = limit
+        self._group = group
+        self._tracker: Tracker | None = None
         self._seconds: dict[str, float] = {}
         self._milestones: dict[str, float] = {}
         self._score: float | None = None
@@ -171,6 +193,8 @@ class _Reporter:
         if progress.stage not in self._seconds:
             # a stage that was found says nothing itself: it lies behind one that begins
             self.found = found_stages(self._run)
+        if self._tracker is not None:
+            self._tracker.report(progress)
         # of a stage: summed over restarts
         self._seconds[progress.stage] = progress.seconds
         if progress.score is not None and math.isfinite(progress.score):
@@ -188,12 +212,49 @@ class _Reporter:
             "share": progress.share,
             "seconds": progress.seconds,
             "epoch": progress.epoch,
+            **self.notes,
         }
         if self.found:
             metrics["found"] = self.found
         if progress.score is not None:
             metrics["score"] = float(progress.score)
         ray_tune.report(metrics)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What the driver is told besides: why wandb is told no more."""
+        failure = None if self._tracker is None else self._tracker.failure
+        return {} if failure is None else {"untracked": failure}
+
+    def show(self, config: RunConfig, folder: Path, name: str) -> None:
+        """Show the trial at wandb, too, as its config says."""
+        if self._tracker is None and self._group is not None:
+            shown = Shown(folder, name, "trial", config.model_dump(mode="json"), self._group)
+            self._tracker = Tracker(config.logging.wandb, shown)
+
+    def end(self, outcome: Outcome) -> None:
+        if self._tracker is None:
+            return
+        facts = {
+            "score": outcome.score,
+            "seconds": outcome.seconds,
+            "parameters": outcome.parameters,
+            "reused_stages": list(outcome.reused_stages),
+            **outcome.metrics,
+        }
+        self._tracker.end(outcome.state, outcome.reason, facts)
+
+    def leave(self, reason: str) -> None:
+        """The trial goes on another time."""
+        if self._tracker is not None and self._tracker.has_begun:
+            self._tracker.end(Status.INTERRUPTED, reason)
+
+    def stopped(self, verdict: Outcome | None) -> None:
+        """The driver has stopped the trial, or all of them."""
+        if verdict is not None:
+            self.end(verdict)
+        else:
+            self.leave("the search has ended")
 
     def outcome(self, state: Status, reason: str) -> Outcome:
         """Of a trial that is ended here."""

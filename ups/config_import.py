@@ -68,8 +68,8 @@ _RENAMED: dict[str, Callable[[Any], Any]] = {
 _DROPPED: dict[str, str] = {
     "experiment_name": "a run is named by its folder",
     "training.num_workers": "no loader processes: a task is one memory-mapped array",
-    "logging.wandb.enabled": "there is no such logger; every run writes progress.jsonl",
-    "logging.wandb.project": "there is no such logger; every run writes progress.jsonl",
+    "logging.wandb.enabled": "nothing is sent anywhere unless logging.wandb.mode says so",
+    "logging.wandb.project": "nothing is sent anywhere unless logging.wandb.mode says so",
     "logging.save_checkpoints": "`best` and `last` of each stage are always kept",
 }
 

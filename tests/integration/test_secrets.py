@@ -34,7 +34,7 @@ sys.exit(max(run_app(app, command.split()) for command in commands))
 
 def test_secrets_stay_in_the_environment(tiny, tmp_path: Path, s3: S3Server):
     uri = s3.bucket()
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(tiny))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**tiny, "logging": {"wandb": {"mode": "offline"}}}))
     space = {"base": "base.yaml", "space": {"latent.tokens": {"choice": [4, 8]}}, "strategy": {"trials": 2}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({**space, "resources": {"concurrency": 1}}))
     found = subprocess.run(
@@ -53,6 +53,7 @@ def test_secrets_stay_in_the_environment(tiny, tmp_path: Path, s3: S3Server):
     stored = s3.contents(uri)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "report.html" for path in files)
+    assert len([path for path in files if path.suffix == ".wandb"]) == 2
     for secret in SECRETS.values():
         assert secret not in said
         assert not [path for path in files if secret.encode() in path.read_bytes()]

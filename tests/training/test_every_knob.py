@@ -216,6 +216,9 @@ ELSEWHERE = {
     "logging.log_every_n_steps": "what is written",
     "logging.checkpoint_every_n_epochs": "what is written",
     "logging.keep_at": "what is written: test_changes.py",
+    "logging.wandb.mode": "where it is shown: test_tracking.py",
+    "logging.wandb.project": "where it is shown: test_tracking.py",
+    "logging.wandb.entity": "where it is shown: test_tracking.py",
     "provenance": "what is recorded",
 }
 

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from wandb_files import pages
 
 from tune import contenders
 from tune import promote as module
@@ -493,3 +494,18 @@ def test_two_promotions_of_one_study_are_refused(study, tmp_path):
     parts = dataclasses.replace(world.parts, train=nested)
     options = {"top": 1, "seeds": 2, "workers": 1, "say": lambda line: None}
     promote(study.folder, out=tmp_path / "a.yaml", parts=parts, **options)
+
+
+def test_the_golden_goes_to_wandb_where_its_study_did_and_is_not_shown_there_itself(study, tmp_path):
+    shown = BASE.override({"logging.wandb.mode": "offline", "logging.wandb.entity": "us"})
+    study(base=shown)
+    lines: list[str] = []
+    found = run(study, World(VALIDATION, TEST), tmp_path / "golden.yaml", say=lines.append)
+    assert found.written
+    assert not [line for line in lines if line.startswith("wandb")]
+    (page,) = pages(tmp_path / "study")
+    assert (page.kind, page.group, page.summary["winner"]) == ("promote", "study", "trial 2")
+    assert page.artifacts == [("golden-study", "golden")]
+    golden = load_config(found.out)
+    assert golden.logging == BASE.logging
+    assert not [path for path in golden.provenance["changed"] if path.startswith("logging")]

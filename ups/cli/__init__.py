@@ -70,6 +70,7 @@ def train_and_show(
 ) -> None:
     """What `ups train` does with its arguments, whoever trains."""
     from ups.config import load_config, parse_overrides, stages_of
+    from ups.core.tracking import Shown, Tracker, check_installed, follow
     from ups.core.types import Status
     from ups.evaluation.report import FILE_NAME, load_report, report_table
     from ups.evaluation.runs import RESULT
@@ -77,8 +78,13 @@ def train_and_show(
 
     run_config = load_config(config, parse_overrides(overrides or []))
     out = out or Path("runs") / Path(config).stem
+    check_installed(run_config.logging.wandb)
+    shown = Shown(out, out.resolve().name, "train", run_config.model_dump(mode="json"))
+    tracker = Tracker(run_config.logging.wandb, shown)
     with training(stages_of(run_config)) as report:
-        result = train(run_config, out, report)
+        result = follow(tracker, lambda both: train(run_config, out, both), report)
+    if tracker.failure is not None:
+        say(f"wandb: {tracker.failure}; it was told no more of this run, which went on", 0)
     if result.status is not Status.COMPLETE:
         say(f"{result.status}: {result.reason}", 1)
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from ups.core.schema import Schema
+from ups.core.tracking import WandbConfig
 from ups.training.guard import GuardConfig
 from ups.training.optim import EmaConfig, OptimizerConfig, ScheduleConfig
 
@@ -93,3 +94,4 @@ class LoggingConfig(Schema):
     keep_at: tuple[float, ...] = ()
     """shares of every stage, each with a validation, at which its state goes into the store: a run whose `changes`
     begin there goes on from it"""
+    wandb: WandbConfig = WandbConfig()
