@@ -43,7 +43,7 @@ from tune.trial import Outcome, run_folder
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
 from ups.core.objects import StoreUnreachable
-from ups.core.remote_store import RemoteStore, open_store
+from ups.core.remote_store import open_store
 from ups.core.types import Status
 
 WORKER_DEATHS = 3
@@ -107,8 +107,7 @@ def run_search(
     start = time.monotonic()
     place = store_place(folder, plan.config)
     store = open_store(place)
-    if isinstance(store, RemoteStore):
-        store.check()
+    store.check()
     with pool_of(plan.config.resources, address) as pool, OpenStudy(folder, plan, resume=resume) as study:
         driver = Driver(
             study,

@@ -5,12 +5,13 @@ Everything that a search asks of either is one `Backend`; `tune.database` has th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, Protocol
 
@@ -86,7 +87,7 @@ def read_trials(
     """Every trial by number, and whether somebody works on an open one.
 
     Raises:
-        UserError: the database cannot be reached, or has no such study.
+        UserError: the database cannot be reached, or has no such study; the journal is damaged.
     """
     if place is not None and is_database(place):
         from tune.database import read_database
@@ -97,7 +98,8 @@ def read_trials(
     if path is None:
         return [], lambda trial: False
     searching = _is_locked(folder / ".lock")
-    study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(_Journal(path)))
+    with _readable(path):
+        study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(_Journal(path)))
     return study.get_trials(deepcopy=False), lambda trial: searching
 
 
@@ -127,7 +129,8 @@ class JournalBackend:
                     shutil.copyfile(self._snapshot, self._path)
             # Optuna would append to half a line, and never read the file again
             drop_half_line(self._path)
-            storage = JournalStorage(_Journal(self._path))
+            with _readable(self._path):
+                storage = JournalStorage(_Journal(self._path))
         except OSError as error:
             raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
         study = optuna.create_study(
@@ -169,6 +172,22 @@ class JournalBackend:
         if self._snapshot is not None and self._path.exists():
             write_atomic(self._snapshot, self._path.read_bytes())
             self._copied = time.monotonic()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What Optuna cannot read in a journal is told in one line.
+
+    Raises:
+        UserError: a line of it is none that Optuna has written.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged, or no journal of Optuna ({type(error).__name__}: {error}); restore it, or search into "
+            "another folder"
+        ) from error
 
 
 def take_lock(path: Path, what: Path) -> IO[str]:

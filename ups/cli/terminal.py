@@ -34,7 +34,8 @@ def run_app(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        return say(error.format_message().rstrip(".") + hint, error.exit_code)
+        words = sys.argv[1:] if args is None else args
+        return say(error.format_message().rstrip(".") + _got(error, words) + hint, error.exit_code)
     except typer.Abort:
         return say("interrupted", 130)
     except OSError as error:
@@ -45,6 +46,17 @@ def run_app(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     if code == 130:
         return say("interrupted", 130)
     return code if isinstance(code, int) else 0
+
+
+def _got(error: TyperException, words: Sequence[str]) -> str:
+    """The value that an option refused, which Typer's message of a number leaves out."""
+    options = getattr(getattr(error, "param", None), "opts", ())
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        value = value if equals else after
+        if option in options and value and value not in error.format_message():
+            return f", got {value!r}"
+    return ""
 
 
 def say(message: str, code: int) -> int:
@@ -70,15 +82,20 @@ def counting(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    with bar:
-        task = bar.add_task(label, total=None, rate="")
+    task = bar.add_task(label, total=None, rate="")
 
-        def count(done: int, wanted: int) -> None:
-            seconds = bar.tasks[task].elapsed or 0.0
-            rate = f"{done / seconds:.1f} {unit}/s" if seconds > 0 else ""
-            bar.update(task, completed=done, total=wanted, rate=rate)
+    def count(done: int, wanted: int) -> None:
+        # not before: what is refused before anything is done is one line, and no empty bar
+        bar.start()
+        seconds = bar.tasks[task].elapsed or 0.0
+        rate = f"{done / seconds:.1f} {unit}/s" if seconds > 0 else ""
+        bar.update(task, completed=done, total=wanted, rate=rate)
 
+    try:
         yield count
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 @contextmanager
@@ -120,7 +137,9 @@ def _print_validation(progress: Progress) -> None:
 
 
 def _operating_system(error: OSError) -> int:
-    where = f"{error.filename}: " if error.filename else ""
+    # of a file that was to be renamed the name that was asked for
+    name = error.filename2 or error.filename
+    where = f"{name}: " if name else ""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return say(f"{where}no permission ({error.strerror})", 2)
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
