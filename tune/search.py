@@ -107,7 +107,8 @@ def run_search(
     start = time.monotonic()
     place = store_place(folder, plan.config)
     store = open_store(place)
-    store.check()
+    if plan.config.resources.store is not None:
+        store.check()
     with pool_of(plan.config.resources, address) as pool, OpenStudy(folder, plan, resume=resume) as study:
         driver = Driver(
             study,

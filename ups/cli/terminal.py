@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -51,7 +52,7 @@ def run_app(app: typer.Typer, args: Sequence[str] | None = None) -> int:
 def _got(error: TyperException, words: Sequence[str]) -> str:
     """The value that an option refused, which Typer's message of a number leaves out."""
     options = getattr(getattr(error, "param", None), "opts", ())
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         value = value if equals else after
         if option in options and value and value not in error.format_message():
