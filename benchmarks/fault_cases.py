@@ -22,7 +22,7 @@ from raylets import Raylets
 
 from tune.trial import run_folder
 from ups.core.artifacts import ArtifactStore
-from ups.run import load_result
+from ups.evaluation.runs import load_result
 
 FAKETIME = "faketime/libfaketimeMT.so.1"
 SMALL_BYTES = 4096

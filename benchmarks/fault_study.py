@@ -27,7 +27,8 @@ from tune.trial import run_folder
 from ups.config import RunConfig
 from ups.core.types import Status
 from ups.data.generators import generate
-from ups.run import RESULT, train_run
+from ups.evaluation.runs import RESULT
+from ups.run import train_run
 
 T = TypeVar("T")
 

@@ -222,14 +222,18 @@ def replay(study: Study) -> None:
 def report(
     study: Study,
     out: Annotated[Path | None, typer.Option(help="The page to write. [STUDY/report.html]")] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for every figure as a file of its own, too, SVG or PNG.", metavar="DIR"),
+    ] = None,
 ) -> None:
     """Write a page about a study: its trials, its best configs, its promotion.
 
-    Example: ups report runs/demo --out demo.html
+    Example: ups report runs/demo --out demo.html --figures figures
     """
     from tune.report import write_report
 
-    print(write_report(study, out or study / "report.html"))
+    print(write_report(study, out or study / "report.html", figures))
 
 
 @app.command("doctor")

@@ -9,7 +9,7 @@ from ups.pages.charts import AMBER, BLUE, GREY, RED, Axis, Interval, Layer, Line
 
 
 def confirmation(promotion: Mapping[str, Any]) -> list[str]:
-    """Scores on the fresh seeds, and the improvement with its interval."""
+    """The improvement with its interval, and the scores on the fresh seeds."""
     contenders = [each for each in promotion["contenders"] if each["runs"]]
     if not contenders:
         return []
@@ -47,11 +47,9 @@ def confirmation(promotion: Mapping[str, Any]) -> list[str]:
         x, y, notes = zip(*tested, strict=True)
         layers.append(Points(x, y, "test, one mark a seed", AMBER, "ring", notes))
     said = f"Rollout error of {', '.join(names)} on {len(promotion['seeds'])} fresh seeds."
-    charts = [chart("Retraining on fresh seeds", said, axis, Axis("rollout_nrmse"), layers)]
     comparison = promotion["comparison"]
-    if comparison:
-        charts.append(_improvement(comparison, promotion))
-    return charts
+    charts = [_improvement(comparison, promotion)] if comparison else []
+    return [*charts, chart("Retraining on fresh seeds", said, axis, Axis("rollout_nrmse"), layers)]
 
 
 def error_over_time(curves: Mapping[str, Mapping[str, Sequence[float | None]]], winner: str) -> str:

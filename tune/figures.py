@@ -1,33 +1,27 @@
-"""The charts of a study's report, from its records alone. Scores are validation rollout_nrmse."""
+"""The charts of a search's course, from its records alone. Scores are validation rollout_nrmse."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from tune.domain import Domain
+from tune.endings import GROUPS
 from tune.objectives import HEADINGS, best_of, broken, is_eligible, noise_floor, pareto_front
-from tune.space import SearchConfig
 from tune.study import StudyFolder, TrialRecord
-from tune.trial import DIVERGED
 from ups.core.types import Status
-from ups.pages.charts import AMBER, BLUE, GREY, PALE, RED, Axis, Layer, Line, Points, chart, short
+from ups.pages.charts import AMBER, BLUE, GREY, RED, Axis, Bundle, Layer, Line, Mark, Points, chart, short
 from ups.training.pipeline import SEARCH, StagesConfig
 
-_SCORE = Axis("validation rollout_nrmse")
-_KINDS: tuple[tuple[str, str, Any, tuple[Status, ...]], ...] = (
-    ("ran to the end", BLUE, "dot", (Status.COMPLETE,)),
-    ("stopped early", GREY, "ring", (Status.PRUNED, Status.STALLED)),
-    ("diverged or impossible", RED, "cross", DIVERGED),
-    ("unfinished or failed", AMBER, "cross", (Status.RUNNING, Status.INTERRUPTED, Status.FAILED)),
-)
+SCORE = Axis("validation rollout_nrmse")
+CURVES = 300
+"""learning curves that are drawn: of more trials an even choice by score, which tells as much"""
+_TITLE_LETTERS = 120
 
 
 def scores_over_trials(study: StudyFolder) -> str:
     """Every trial by number, the best so far, and the noise floor of the base."""
     best, floor = best_of(study.trials, study.config), noise_floor(study.trials)
-    layers = _marks(study.trials, lambda trial: trial.number)
+    layers = marks(study.trials, lambda trial: trial.number)
     numbers, lows = _best_so_far(study, [trial.number for trial in study.trials])
     if numbers:
         ends = [*numbers, study.trials[-1].number]
@@ -42,7 +36,7 @@ def scores_over_trials(study: StudyFolder) -> str:
     if floor is not None:
         said += f"Above the noise floor of {short(floor.threshold)} a score says no more than another seed. "
     said += "Trials without any score are marked on the strip at the top."
-    return chart("Score over trials", said, Axis("trial", whole=True, log=False), _SCORE, layers)
+    return chart("Score over trials", said, Axis("trial", whole=True, log=False), SCORE, layers)
 
 
 def best_over_time(study: StudyFolder) -> str:
@@ -60,7 +54,7 @@ def best_over_time(study: StudyFolder) -> str:
     line = Line([*places, total], [*lows, lows[-1]], "best so far", BLUE, steps=True)
     layers: list[Layer] = [line, *_base_line(study, 0.0, total)]
     return chart(
-        "Best score over core-seconds", said, Axis("core-seconds, summed over trials", log=False), _SCORE, layers
+        "Best score over core-seconds", said, Axis("core-seconds, summed over trials", log=False), SCORE, layers
     )
 
 
@@ -72,45 +66,43 @@ def learning_curves(study: StudyFolder) -> str:
     stages = [name for name in (*StagesConfig.model_fields, SEARCH) if name in trained]
     if not stages:
         return ""
-    heights = [score for curve in curves.values() for _, _, score in curve]
-    layers: list[Layer] = []
-    groups: dict[str, Points] = {}
-    for stage, shares in study.config.strategy.milestones.items():
-        for share in shares if stage in stages else ():
-            at, label = stages.index(stage) + share, "" if layers else "milestone"
-            layers.append(Line([at, at], [min(heights), max(heights)], label, AMBER, dashed=True, thin=True))
-    labelled = False
-    for trial in study.trials:
-        x = [stages.index(stage) + share for stage, share, _ in curves[trial.number]]
-        y = [score for _, _, score in curves[trial.number]]
-        if not x:
-            continue
-        if trial is not best:
-            layers.append(Line(x, y, "" if labelled else "a trial", PALE, thin=True))
-            labelled = True
-        if trial.state is not Status.COMPLETE:
-            label, colour, mark = _kind(trial)
-            before = groups.get(label, Points([], [], label, colour, mark))
-            title = f"trial {trial.number}: {trial.state}, {trial.reason}"
-            groups[label] = Points([*before.x, x[-1]], [*before.y, y[-1]], label, colour, mark, [*before.titles, title])
+    drawn = [[(stages.index(stage) + share, score) for stage, share, score in curve] for curve in curves.values()]
+    heights = [score for curve in drawn for _, score in curve]
+    layers: list[Layer] = [Bundle(_thinned([curve for curve in drawn if curve]), "a trial")]
+    rungs = [
+        (stages.index(stage) + share)
+        for stage, shares in study.config.strategy.milestones.items()
+        for share in (shares if stage in stages else ())
+    ]
+    for index, rung in enumerate(rungs):
+        label = "" if index else "milestone"
+        layers.append(Line([rung, rung], [min(heights), max(heights)], label, AMBER, dashed=True, thin=True))
+    for words, colour, mark, states in GROUPS[1:]:
+        ends = [
+            (curve[-1], trial)
+            for curve, trial in zip(drawn, study.trials, strict=True)
+            if curve and trial.state in states
+        ]
+        if ends:
+            titles = [_title(trial) for _, trial in ends]
+            layers.append(Points([x for (x, _), _ in ends], [y for (_, y), _ in ends], words, colour, mark, titles))
     if best is not None and curves[best.number]:
-        x = [stages.index(stage) + share for stage, share, _ in curves[best.number]]
-        layers.append(Line(x, [score for *_, score in curves[best.number]], f"trial {best.number}, the best", BLUE))
+        curve = drawn[study.trials.index(best)]
+        layers.append(Line([x for x, _ in curve], [y for _, y in curve], f"trial {best.number}, the best", BLUE))
     said = (
         "Validation score of each trial as its training went on; a mark is where a trial was stopped. "
         "Dashed lines are the milestones at which trials are compared."
     )
     label = f"share of the stage {stages[0]}" if len(stages) == 1 else f"stages done: {', '.join(stages)}"
-    return chart("Learning curves", said, Axis(label, log=False), _SCORE, [*layers, *groups.values()])
+    return chart("Learning curves", said, Axis(label, log=False), SCORE, layers)
 
 
-def slices(study: StudyFolder) -> list[str]:
-    """For each name of the space: score against its value."""
-    return [
-        _slice(name, domain, [trial for trial in study.trials if name in trial.params], study.config)
-        for name, domain in study.config.space.items()
-        if any(name in trial.params for trial in study.trials)
-    ]
+def _thinned(curves: list[list[tuple[float, float]]]) -> list[list[tuple[float, float]]]:
+    """By last score, so that the choice has good ones and bad ones alike."""
+    if len(curves) <= CURVES:
+        return curves
+    ranked = sorted(curves, key=lambda curve: curve[-1][1])
+    return [ranked[round(index * (len(ranked) - 1) / (CURVES - 1))] for index in range(CURVES)]
 
 
 def pareto(study: StudyFolder) -> list[str]:
@@ -123,7 +115,7 @@ def pareto(study: StudyFolder) -> list[str]:
             for trial in study.trials
             if trial.state is Status.COMPLETE and trial.score is not None and metric in trial.metrics
         ]
-        groups: list[tuple[list[TrialRecord], str, str, Any]] = [
+        groups: list[tuple[list[TrialRecord], str, str, Mark]] = [
             ([trial for trial in measured if broken(trial.metrics, config)], "breaks a constraint", RED, "cross"),
             (
                 [trial for trial in measured if trial not in front and is_eligible(trial, config)],
@@ -145,32 +137,14 @@ def pareto(study: StudyFolder) -> list[str]:
                 layers.append(Points(x, [trial.score for trial in trials], label, colour, mark, titles))
         if measured:
             said = f"{len(front)} of {len(measured)} trials that ran to the end are on the Pareto front."
-            charts.append(chart(f"Error against {metric}", said, Axis(HEADINGS[metric]), _SCORE, layers))
+            charts.append(chart(f"Error against {metric}", said, Axis(HEADINGS[metric]), SCORE, layers))
     return charts
 
 
-def _slice(name: str, domain: Domain, trials: list[TrialRecord], config: SearchConfig) -> str:
-    if domain.choice is None:
-        axis = Axis(name, log=domain.log, whole=domain.integers is not None)
-        layers = _marks(trials, lambda trial: float(trial.params[name]))
-    else:
-        options = [str(option) for option in domain.choice]
-        outside = [str(trial.params[name]) for trial in trials if str(trial.params[name]) not in options]
-        places = tuple(dict.fromkeys([*options, *outside]))
-        axis = Axis(name, categories=places)
-        # side by side rather than on top of each other
-        layers = _marks(trials, lambda trial: places.index(str(trial.params[name])) + 0.04 * (trial.number % 7 - 3))
-    best = best_of(trials, config)
-    said = f"{len(trials)} trials with a value of {name}."
-    if best is not None:
-        value = best.params[name]
-        said += f" The best of them has {short(value) if isinstance(value, float) else value}."
-    return chart(name, said, axis, _SCORE, layers)
-
-
-def _marks(trials: Sequence[TrialRecord], place: Any) -> list[Layer]:
+def marks(trials: Sequence[TrialRecord], place: Callable[[TrialRecord], float], *, titled: bool = True) -> list[Layer]:
+    """Score of each trial at its place, told apart by how the trial ended."""
     layers: list[Layer] = []
-    for label, colour, mark, states in _KINDS:
+    for label, colour, mark, states in GROUPS:
         chosen = [trial for trial in trials if trial.state in states]
         if chosen:
             layers.append(
@@ -180,19 +154,16 @@ def _marks(trials: Sequence[TrialRecord], place: Any) -> list[Layer]:
                     label,
                     colour,
                     mark,
-                    [_title(trial) for trial in chosen],
+                    [_title(trial) for trial in chosen] if titled else [],
                 )
             )
     return layers
 
 
-def _kind(trial: TrialRecord) -> tuple[str, str, Any]:
-    return next((label, colour, mark) for label, colour, mark, states in _KINDS if trial.state in states)
-
-
 def _title(trial: TrialRecord) -> str:
     score = f" {trial.score:.5g}" if trial.score is not None else ""
-    return f"trial {trial.number}: {trial.state}{score}" + (f", {trial.reason}" if trial.reason else "")
+    title = f"trial {trial.number}: {trial.state}{score}" + (f", {trial.reason}" if trial.reason else "")
+    return title if len(title) <= _TITLE_LETTERS else title[: _TITLE_LETTERS - 1] + "…"
 
 
 def _finite(score: float | None) -> float | None:

@@ -15,7 +15,7 @@ from ups.core.errors import ConfigError, UserError
 from ups.core.remote_store import open_store
 from ups.core.types import Status
 from ups.data.task import load_task
-from ups.run import load_result
+from ups.evaluation.runs import load_result
 from ups.training.keys import stage_keys
 
 CONFIG = "config.yaml"

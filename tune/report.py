@@ -1,44 +1,50 @@
-"""A study as one HTML page that loads nothing from elsewhere: what was found, what was stopped and why."""
+"""A study as one HTML page that loads nothing from elsewhere.
+
+In the order in which a reader asks: what came out and whether it is confirmed, what the winner predicts, how the search
+got there, what the score depends on, what trials shared, why they stopped; tables of details at the end.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from tune import confirm_figures, figures
-from tune.objectives import (
-    HEADINGS,
-    best_of,
-    claim,
-    further_metrics,
-    is_eligible,
-    noise_floor,
-    pareto_front,
-    remarks,
-    shown_metric,
-)
+from tune import confirm_figures, figures, report_tables
+from tune.endings import endings, endings_over_trials
+from tune.importance import rank
+from tune.importance_figure import importances, not_judged
+from tune.objectives import best_of, claim, noise_floor, pareto_front
+from tune.parallel import parallel_coordinates
 from tune.promotion import RECORD
-from tune.study import StudyFolder, TrialRecord, diverged_shares, load_study
+from tune.report_tables import delta, duration, number
+from tune.sharing import chains, prefixes
+from tune.slices import slices
+from tune.study import StudyFolder, diverged_shares, load_study
+from tune.tree_figure import stage_tree
 from ups.core.errors import UserError
 from ups.core.runtime import write_atomic
 from ups.core.types import Status
+from ups.evaluation.pictures import pictures_of_run
 from ups.evaluation.report import FILE_NAME
-from ups.pages.page import gallery, page, remark, section, table
+from ups.pages.files import write_figures
+from ups.pages.page import details, gallery, page, remark, section, uneven_gallery
 
-BEST_ROWS = 10
-STOPPED_ROWS = 200
+SLICES = 8
+"""parameters whose slices are shown at once, the most important; the others are folded away"""
 
 
-def write_report(study: Path, out: Path | None = None) -> Path:
+def write_report(study: Path, out: Path | None = None, figures_in: Path | None = None) -> Path:
     """Write the page of a study, finished or not, and return where it is; `out` defaults to STUDY/report.html.
 
+    Args:
+        figures_in: a folder that gets every figure of the page as a file of its own, too.
+
     Raises:
-        UserError: no study there, or the page cannot be written.
+        UserError: no study there, or the page or a figure cannot be written.
     """
     opened = load_study(study)
     target = out or opened.path / "report.html"
@@ -49,42 +55,68 @@ def write_report(study: Path, out: Path | None = None) -> Path:
         write_atomic(target, content.encode())
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+    if figures_in is not None:
+        write_figures(content, figures_in)
     return target
 
 
 def render(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
     """The whole page; `promotion` is the content of promotion.json."""
     name = study.path.resolve().name
+    names = chains(study)
     sections = [
-        section("Summary", _summary(study, promotion)),
-        section("Best trials", _best_trials(study)),
-        *([section("Pareto front", _pareto(study))] if len(study.config.objectives) > 1 else []),
+        section("Result", _result(study, promotion)),
+        section("The winner", _winner(study, promotion)),
         section("Course of the search", _course(study)),
-        section("Score against each parameter", gallery(figures.slices(study))),
-        section("Trials that did not run to the end", _stopped(study)),
-        section("Confirmation", _confirmation(study, promotion)),
-        section("What was searched", _space(study)),
+        *([section("Pareto front", _pareto(study))] if len(study.config.objectives) > 1 else []),
+        section("What the score depends on", _dependence(study, names)),
+        section("What trials shared", _sharing(study, names)),
+        section("Why trials stopped", _stopped(study)),
+        section("Best trials", report_tables.best_trials(study)),
+        section("Confirmation", report_tables.confirmation(promotion)),
+        section("What was searched", report_tables.space(study)),
     ]
     return page(f"Search {name}", sections)
 
 
-def _summary(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
+def _result(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
+    parts = [_facts(study, promotion)]
+    if promotion is None:
+        parts.append(
+            remark("Nothing was promoted yet: scores are of the search itself, and the best of many is lucky.")
+        )
+        return "".join(parts)
+    comparison = promotion["comparison"]
+    if comparison:
+        parts.append(
+            f"<p>Improvement on test {number(comparison['improvement'])}, 95 % interval {number(comparison['low'])} to "
+            f"{number(comparison['high'])} over {len(comparison['per_seed'])} seeds and "
+            f"{comparison['trajectories']} trajectories; noise floor (standard deviation of the "
+            f"{escape(promotion['reference'])} over seeds) {number(promotion['noise_floor']['test'])}. The test split "
+            f"was read {promotion['test_reads']['total']} time(s) so far.</p>"
+        )
+    return "".join([*parts, gallery(confirm_figures.confirmation(promotion))])
+
+
+def _facts(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
     best, base = best_of(study.trials, study.config), figures.base_of(study)
     facts: list[tuple[str, str, str]] = []
+    if promotion is not None:
+        facts.append(("golden", "confirmed" if promotion["confirmed"] else "not confirmed", promotion["verdict"]))
     if best is not None:
-        facts.append(("best score", _number(best.score), f"trial {best.number}, validation rollout_nrmse"))
+        facts.append(("best score", number(best.score), f"trial {best.number}, validation rollout_nrmse"))
     else:
         ended = any(trial.state is Status.COMPLETE for trial in study.trials)
         facts.append(("best score", "none", f"no trial {'holds the constraints' if ended else 'ran to the end'}"))
     if base is not None:
         against = "the best trial is the base itself" if best is base else ""
         if best is not None and best is not base:
-            against = f"the best is {_delta(best, base)} against it"
-        facts.append(("score of the base", _number(base.score), against))
+            against = f"the best is {delta(best, base)} against it"
+        facts.append(("score of the base", number(base.score), against))
     floor = noise_floor(study.trials)
     if floor is not None:
         note = claim(study.trials, study.config) or f"standard deviation of the base over {floor.n} seeds"
-        facts.append(("noise floor", _number(floor.sd), note))
+        facts.append(("noise floor", number(floor.sd), note))
     states = Counter(str(trial.state) for trial in study.trials)
     facts.append(
         (
@@ -98,10 +130,7 @@ def _summary(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
         note = "of the sampled trials, in the first and in the second half"
         facts.append(("exploded", f"{shares[0]:.0%} → {shares[1]:.0%}", note))
     spent = sum(trial.seconds for trial in study.trials) * study.config.resources.cpus_per_trial
-    facts.append(("time spent", _duration(spent), "core time, summed over trials"))
-    if promotion is not None:
-        headline = "confirmed" if promotion["confirmed"] else "not confirmed"
-        facts.append(("golden", headline, promotion["verdict"]))
+    facts.append(("time spent", duration(spent), "core time, summed over trials"))
     cards = "".join(
         f"<div><dt>{escape(label)}</dt><dd><strong>{escape(value)}</strong><span>{escape(note)}</span></dd></div>"
         for label, value, note in facts
@@ -109,45 +138,33 @@ def _summary(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
     return f'<dl class="facts">{cards}</dl>'
 
 
-def _best_trials(study: StudyFolder) -> str:
-    complete = [trial for trial in study.trials if trial.state is Status.COMPLETE and trial.score is not None]
-    # those that break a constraint, and repetitions of the base, after all that may be the best
-    complete.sort(key=lambda trial: (not is_eligible(trial, study.config), trial.score, trial.number))
-    if not complete:
-        return remark("No trial ran to the end.")
-    more = f"The best {BEST_ROWS} of {len(complete)} that ran to the end." if len(complete) > BEST_ROWS else ""
-    shown = _scored("Best trials", complete[:BEST_ROWS], study)
-    return shown + (f'<p class="note">{more}</p>' if more else "")
+def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
+    """Its predictions; they are of test trajectories, which nobody looks at while configs are still compared."""
+    if promotion is None or promotion["winner"] is None:
+        return remark("Its predictions are drawn from test trajectories, which are not read before a promotion.")
+    curves = {}
+    pictures: list[str] = []
+    for each in promotion["contenders"]:
+        if each["name"] not in (promotion["winner"], promotion["reference"]):
+            continue
+        folder = _finished_run(study, each["runs"])
+        if folder is None:
+            continue
+        curves[each["name"]] = _read_json(folder / FILE_NAME)["curves"]
+        if each["name"] == promotion["winner"]:
+            try:
+                pictures = pictures_of_run(folder)
+            except UserError as error:
+                pictures = [remark(f"Its fields cannot be drawn: {str(error).replace(f'{folder}: ', '')}.")]
+    if promotion["winner"] not in curves:
+        return remark("The runs of the confirmation are gone: there is nothing to draw from.")
+    return gallery([confirm_figures.error_over_time(curves, promotion["winner"]), *pictures])
 
 
-def _scored(name: str, trials: Sequence[TrialRecord], study: StudyFolder) -> str:
-    """A table of complete trials, with what was measured of each beside the error."""
-    base, config = figures.base_of(study), study.config
-    further = further_metrics(config)
-    rows = [
-        [
-            str(trial.number) + ("" if trial.origin == "sampled" else f" ({Path(trial.origin).stem})"),
-            _number(trial.score),
-            "" if base is None or trial is base else _delta(trial, base),
-            _duration(trial.seconds),
-            *(shown_metric(metric, trial) for metric in further),
-            *(["\n".join(remarks(trial, config)) or "held"] if config.constraints else []),
-            _params(trial),
-        ]
-        for trial in trials
-    ]
-    limits = ["constraints"] if config.constraints else []
-    header = ["trial", "score", "to the base", "time", *(HEADINGS[metric] for metric in further), *limits, "parameters"]
-    return table(name, header, rows)
-
-
-def _pareto(study: StudyFolder) -> str:
-    front = pareto_front(study.trials, study.config)
-    if not front:
-        return remark("No trial is on it yet.")
-    names = ", ".join(objective.metric for objective in study.config.objectives)
-    told = f"The trials that no other one beats in all of {names}."
-    return f"<p>{escape(told)}</p>" + _scored("Pareto front", front, study) + gallery(figures.pareto(study))
+def _finished_run(study: StudyFolder, runs: Sequence[Mapping[str, Any]]) -> Path | None:
+    """Folder of the first of these runs that still has its report."""
+    folders = (study.path / "confirm" / run["folder"] for run in runs)
+    return next((folder for folder in folders if (folder / FILE_NAME).is_file()), None)
 
 
 def _course(study: StudyFolder) -> str:
@@ -156,123 +173,44 @@ def _course(study: StudyFolder) -> str:
     return gallery([figures.scores_over_trials(study), figures.best_over_time(study), figures.learning_curves(study)])
 
 
-def _stopped(study: StudyFolder) -> str:
-    stopped = [trial for trial in study.trials if trial.state is not Status.COMPLETE]
-    if not stopped:
-        return remark("Every trial ran to the end." if study.trials else "No trials yet.")
-    rows = [
-        [
-            str(trial.number),
-            str(trial.state),
-            _number(trial.score),
-            _duration(trial.seconds),
-            trial.reason,
-            _params(trial),
-        ]
-        for trial in stopped[:STOPPED_ROWS]
-    ]
-    header = ["trial", "state", "last score", "time", "reason", "parameters"]
-    more = f'<p class="note">The first {STOPPED_ROWS} of {len(stopped)}.</p>' if len(stopped) > STOPPED_ROWS else ""
-    return table("Trials that did not run to the end", header, rows) + more
+def _pareto(study: StudyFolder) -> str:
+    front = pareto_front(study.trials, study.config)
+    if not front:
+        return remark("No trial is on it yet.")
+    names = ", ".join(objective.metric for objective in study.config.objectives)
+    told = f"The trials that no other one beats in all of {names}."
+    return (
+        f"<p>{escape(told)}</p>" + gallery(figures.pareto(study)) + report_tables.scored("Pareto front", front, study)
+    )
 
 
-def _confirmation(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
-    if promotion is None:
-        return remark("Nothing was promoted yet.")
-    parts = [f"<p><strong>{escape(promotion['verdict'])}</strong></p>"]
-    for name, why in promotion.get("passed_over", {}).items():
-        parts.append(f"<p>{escape(f'{name} was passed over: {why}.')}</p>")
-    comparison = promotion["comparison"]
-    if comparison:
-        low, high = comparison["low"], comparison["high"]
-        parts.append(
-            f"<p>Improvement on test {_number(comparison['improvement'])}, 95 % interval {_number(low)} to "
-            f"{_number(high)} over {len(comparison['per_seed'])} seeds and {comparison['trajectories']} trajectories; "
-            f"noise floor (standard deviation of the {escape(promotion['reference'])} over seeds) "
-            f"{_number(promotion['noise_floor']['test'])}. The test split was read "
-            f"{promotion['test_reads']['total']} time(s) so far.</p>"
-        )
-    rows = [
-        [
-            each["name"],
-            _number(each["search_score"]),
-            ", ".join(_number(run["score"]) if run["status"] == "COMPLETE" else run["status"] for run in each["runs"]),
-            _number(each["mean_score"]),
-            ", ".join(_number(score) for score in promotion["test"].get(each["name"], {}).values()) or "not read",
-        ]
-        for each in promotion["contenders"]
-    ]
-    header = ["config", "in the search", "validation on fresh seeds", "mean", "test on fresh seeds"]
-    if rows:
-        parts.append(table("Scores on fresh seeds", header, rows))
-    charts = confirm_figures.confirmation(promotion)
-    curves = _curves(study, promotion)
-    if promotion["winner"] in curves:
-        charts.append(confirm_figures.error_over_time(curves, promotion["winner"]))
-    parts.append(gallery(charts))
-    for each in promotion["contenders"]:
-        if each["name"] == promotion["winner"] and each["changed"]:
-            lines = [[path, _value(both["base"]), _value(both["here"])] for path, both in each["changed"].items()]
-            parts.append(table("What the winner changes", ["path", "base", each["name"]], lines))
+def _dependence(study: StudyFolder, names: Mapping[int, Mapping[str, str]]) -> str:
+    ranking = rank(study, names)
+    order = ranking.order()
+    charts = importances(ranking)
+    charts.insert(1, parallel_coordinates(study, order))
+    each = slices(study, order)
+    parts = [uneven_gallery(charts)] if any(charts) else []
+    if not_judged(ranking):
+        parts.append(remark(not_judged(ranking)))
+    parts.append(gallery(each[:SLICES]))
+    if len(each) > SLICES:
+        parts.append(details(f"{len(each) - SLICES} more parameters", gallery(each[SLICES:])))
     return "".join(parts)
 
 
-def _curves(study: StudyFolder, promotion: Mapping[str, Any]) -> dict[str, Any]:
-    """Error over time of winner and reference, from the first run folder of each that still has its report."""
-    found = {}
-    for each in promotion["contenders"]:
-        if each["name"] not in (promotion["winner"], promotion["reference"]):
-            continue
-        for run in each["runs"]:
-            report = _read_json(study.path / "confirm" / run["folder"] / FILE_NAME)
-            if report is not None:
-                found[each["name"]] = report["curves"]
-                break
-    return found
+def _sharing(study: StudyFolder, names: Mapping[int, Mapping[str, str]]) -> str:
+    roots = prefixes(study, names)
+    if not roots:
+        return remark("No trial has trained a stage yet.")
+    return gallery([stage_tree(study, roots)]) + report_tables.sharing(study, roots)
 
 
-def _space(study: StudyFolder) -> str:
-    rows = [
-        [
-            name,
-            ", ".join(map(str, domain.choice)) if domain.choice is not None else " to ".join(map(str, domain.bounds)),
-            "log" if domain.log else ("choice" if domain.choice is not None else "linear"),
-            ", ".join(f"{other}: {condition}" for other, condition in domain.when.items()),
-        ]
-        for name, domain in study.config.space.items()
-    ]
-    strategy = study.config.strategy
-    limits = ", ".join(f"{name} at most {limit.max:g}" for name, limit in study.config.constraints.items())
-    told = (
-        f"Objectives {', '.join(each.metric for each in study.config.objectives)}; constraints {limits or 'none'}. "
-        f"Base {study.config.base}; sampler {strategy.sampler}, scheduler {strategy.scheduler}, "
-        f"keeping {strategy.keep:.0%} at each milestone, seed {strategy.seed}; data {', '.join(study.base.task.files)}."
-    )
-    return f"<p>{escape(told)}</p>" + table("Search space", ["name", "values", "scale", "only when"], rows)
-
-
-def _params(trial: TrialRecord) -> str:
-    return "\n".join(f"{name} = {_value(value)}" for name, value in trial.params.items()) or "as the base"
-
-
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else (f"{value:.4g}" if math.isfinite(value) else "not finite")
-
-
-def _delta(trial: TrialRecord, base: TrialRecord) -> str:
-    if not trial.score or not base.score:
-        return "–"
-    return f"{trial.score / base.score - 1:+.0%}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+def _stopped(study: StudyFolder) -> str:
+    found = endings(study.trials)
+    if not found:
+        return remark("Every trial ran to the end." if study.trials else "No trials yet.")
+    return gallery([endings_over_trials(study.trials)]) + report_tables.stopped(found)
 
 
 def _read_json(path: Path) -> Any:

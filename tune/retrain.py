@@ -23,7 +23,8 @@ from tune.trial import metrics_of
 from ups.config import RunConfig, load_config
 from ups.core.runtime import pick_device
 from ups.core.types import RunResult, Status
-from ups.run import RESULT, identity, load_result
+from ups.evaluation.runs import RESULT, load_result
+from ups.run import identity
 
 Train = Callable[[RunConfig, Path, Path | str], RunResult]
 """Trains a config into a run folder, going on with what it finds there, with stages from a store; never looks at test

@@ -64,6 +64,8 @@ class TrialRecord:
     """sampled, base, noise (the base on a further seed), or the config of `start_from`"""
     metrics: dict[str, float] = field(default_factory=dict)
     """what was measured of rollout_nrmse, inference_ms, parameters and peak_memory_gib"""
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    """seconds of each stage that this trial trained, in their order; the last is where it ended"""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "state": str(self.state), "reused_stages": list(self.reused_stages)}
@@ -231,6 +233,7 @@ def record_of(trial: FrozenTrial, searching: bool) -> TrialRecord:
         parameters=attributes.get("parameters"),
         origin=attributes.get("origin", "sampled"),
         metrics=attributes.get("metrics", {}),
+        stage_seconds=attributes.get("stage_seconds", {}),
     )
 
 

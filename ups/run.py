@@ -22,12 +22,11 @@ from ups.data.task import Task, load_task
 from ups.evaluation.evaluate import evaluate_run
 from ups.evaluation.latency import inference_ms
 from ups.evaluation.report import FILE_NAME, save_report
+from ups.evaluation.runs import RESULT, load_result
 from ups.evaluation.searched import with_search
 from ups.inference.surrogate import Surrogate
 from ups.training.keys import key_until, stage_keys
 from ups.training.pipeline import DEPLOYED_AS, Pipeline, await_stages
-
-RESULT = "result.json"
 
 
 def ignore(progress: Progress) -> None:
@@ -196,20 +195,6 @@ def count_correction(config: RunConfig, stage: str, spec: FieldSpec) -> int:
 
 def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def load_result(folder: Path) -> RunResult:
-    """The recorded outcome of a finished run.
-
-    Raises:
-        UserError: the run has not finished, or this is no run folder.
-    """
-    path = folder / RESULT
-    if not path.is_file():
-        raise UserError(f"{folder}: no finished run here ({RESULT} is missing)")
-    data = json.loads(path.read_text(encoding="utf-8"))
-    known = {**data, "status": Status(data["status"]), "folder": folder}
-    return RunResult(**{**known, "reused_stages": tuple(data["reused_stages"])})
 
 
 def check_folder(config: RunConfig, out: Path, resume: bool) -> None:

@@ -25,7 +25,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from ups.core.errors import UserError
-from ups.evaluation import plots
+from ups.evaluation import field_plots, plots
 from ups.evaluation.evaluate import evaluate_run
 from ups.evaluation.report import (
     compare_html,
@@ -155,12 +155,12 @@ def test_pictures_are_drawn_even_of_what_diverged():
     prediction = FIELDS[0].copy()
     prediction[4:] = np.nan
     for predicted in (FIELDS[0], prediction, np.full_like(FIELDS[0], np.nan)):
-        figure = plots.space_time(FIELDS[0], predicted, dt=0.1, length=1.0, title="t")
+        figure = field_plots.space_time(FIELDS[0], predicted, dt=0.1, length=1.0, title="t")
         assert pixels(plots.png(figure)).std() > 0.01
 
 
 def test_truth_and_prediction_share_colours_and_the_error_is_symmetric():
-    figure = plots.space_time(FIELDS[0], 3 * FIELDS[0], dt=0.1, length=1.0, title="t")
+    figure = field_plots.space_time(FIELDS[0], 3 * FIELDS[0], dt=0.1, length=1.0, title="t")
     truth, prediction, error = (axes.images[0] for axes in figure.axes[:3])
     assert truth.get_clim() == prediction.get_clim()
     assert truth.get_clim()[0] == FIELDS[0].min()
@@ -239,7 +239,7 @@ def test_a_steady_report_has_no_rows_of_time():
 def test_maps_share_colours_at_each_frame_and_errors_one_scale():
     truth = flow_fields()[0]
     names = ("vx", "vy", "s")
-    figure = plots.maps_over_time(truth, 1.5 * truth, channels=names, dt=0.25, dx=0.125, title="t")
+    figure = field_plots.maps_over_time(truth, 1.5 * truth, channels=names, dt=0.25, dx=0.125, title="t")
     panels = np.array(figure.axes[: 9 * 4]).reshape(3, 3, 4)
     for channel, (own_row, predicted_row, error_row) in enumerate(panels):
         assert own_row[0].images
@@ -257,7 +257,7 @@ def test_maps_share_colours_at_each_frame_and_errors_one_scale():
 def test_maps_have_x_to_the_right_and_y_upwards():
     truth = np.zeros((2, 6, 4, 1))
     truth[:, 5, 0] = 1  # lower right
-    figure = plots.maps_over_time(truth, truth, channels=("u",), dt=1.0, dx=0.5, title="t")
+    figure = field_plots.maps_over_time(truth, truth, channels=("u",), dt=1.0, dx=0.5, title="t")
     image = figure.axes[0].images[0]
     assert image.get_extent() == [0, 3, 0, 2]
     assert image.origin == "lower"
@@ -266,8 +266,8 @@ def test_maps_have_x_to_the_right_and_y_upwards():
 
 def test_steady_maps_show_the_coefficient_in_its_own_colours():
     given, truth = darcy_fields()[0]
-    figure = plots.steady_maps(given, truth, 2 * truth, channels=("u",), dx=1 / 16, title="t")
-    coefficient, true, predicted, error = (axes.images[0] for axes in figure.axes[:4])
+    figure = field_plots.steady_maps(given, truth, 2 * truth, channels=("u",), dx=1 / 16, title="t")
+    true, predicted, coefficient, error = (axes.images[0] for axes in figure.axes[:4])
     assert coefficient.get_clim() == (given.min(), given.max())
     assert true.get_clim() == predicted.get_clim() == (truth.min(), truth.max())
     np.testing.assert_allclose(error.get_array(), truth[..., 0].T)
@@ -278,8 +278,8 @@ def test_maps_of_what_diverged_are_drawn():
     prediction = truth.copy()
     prediction[2:] = np.nan
     figures = [
-        plots.maps_over_time(truth, prediction, channels=("vx", "vy", "s"), dt=0.25, dx=0.125, title="t"),
-        plots.steady_maps(truth[0], truth[1], prediction[3], channels=("vx", "vy", "s"), dx=0.125, title="t"),
+        field_plots.maps_over_time(truth, prediction, channels=("vx", "vy", "s"), dt=0.25, dx=0.125, title="t"),
+        field_plots.steady_maps(truth[0], truth[1], prediction[3], channels=("vx", "vy", "s"), dx=0.125, title="t"),
         plots.error_bars({"a": 0.1, "b": np.inf, "c": 0.0}, {"mean": 0.5}, title="t"),
     ]
     for figure in figures:

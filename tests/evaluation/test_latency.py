@@ -15,7 +15,8 @@ from ups.config import RunConfig
 from ups.core.types import Status
 from ups.evaluation import latency
 from ups.evaluation.latency import MOST_STEPS, REPEATS, SECONDS, inference_ms
-from ups.run import RESULT, load_result, train_run
+from ups.evaluation.runs import RESULT, load_result
+from ups.run import train_run
 
 
 class Timed:

@@ -19,7 +19,7 @@ from tune.distributed import Workers, train_distributed
 from ups.cli.terminal import run_app
 from ups.config import RunConfig
 from ups.core.types import Progress, Status
-from ups.run import load_result
+from ups.evaluation.runs import load_result
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 LR = "stages.operator.optimizer.lr"

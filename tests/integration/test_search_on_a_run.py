@@ -19,7 +19,8 @@ from ups.cli.terminal import run_app
 from ups.config import RunConfig, load_config
 from ups.core.errors import ConfigError
 from ups.core.types import Status
-from ups.run import RESULT, load_result, train_run
+from ups.evaluation.runs import RESULT, load_result
+from ups.run import train_run
 
 STAGES = ["operator", "diff_residual"]
 SPACE: dict[str, Any] = {

@@ -14,7 +14,7 @@ import yaml
 from tune.cli import app
 from ups.cli.terminal import run_app
 from ups.config import load_config
-from ups.run import load_result
+from ups.evaluation.runs import load_result
 
 LR = "stages.operator.optimizer.lr"
 SPACE = {

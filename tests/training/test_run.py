@@ -16,8 +16,9 @@ from ups.core.checkpoint import load_checkpoint
 from ups.core.errors import DataError, UserError
 from ups.core.types import Progress, Status
 from ups.data.task import load_task
+from ups.evaluation.runs import load_result
 from ups.inference.build import load_surrogate
-from ups.run import build_run_surrogate, count_parameters, load_result, train_run
+from ups.run import build_run_surrogate, count_parameters, train_run
 from ups.training.losses import operator_loss
 from ups.training.stages.operator import OperatorStage
 

@@ -24,7 +24,8 @@ from ups.core import objects, unfinished
 from ups.core.checkpoint import load_checkpoint
 from ups.core.remote_store import RemoteStore
 from ups.core.types import Progress, RunResult, Status
-from ups.run import load_result, train_run
+from ups.evaluation.runs import load_result
+from ups.run import train_run
 from ups.training.pipeline import Pipeline
 
 SPAWN = multiprocessing.get_context("spawn")

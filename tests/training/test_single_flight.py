@@ -21,7 +21,8 @@ from ups.core.checkpoint import load_checkpoint
 from ups.core.errors import StageBusy
 from ups.core.types import Progress, RunResult, Status
 from ups.data.task import load_task
-from ups.run import load_result, train_run
+from ups.evaluation.runs import load_result
+from ups.run import train_run
 from ups.training.keys import stage_keys
 from ups.training.takeover import take_over
 

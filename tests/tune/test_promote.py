@@ -16,7 +16,7 @@ from tune.study import StudyFolder, TrialRecord
 from ups.config import RunConfig, dump_yaml, load_config
 from ups.core.errors import UserError
 from ups.core.types import RunResult, Status
-from ups.run import RESULT
+from ups.evaluation.runs import RESULT
 
 TASK = {"equation": "burgers", "files": ["data/a.h5"], "train": 8, "validation": 2, "test": 20}
 BASE = RunConfig.parse({"task": TASK})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,6 @@ from ups.core.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from ups.config import RunConfig
     from ups.core.types import Report, RunResult
-    from ups.data.task import Task, TaskConfig
     from ups.inference.search_config import SearchConfig
 
 app = typer.Typer(
@@ -72,8 +71,8 @@ def train_and_show(
     from ups.config import load_config, parse_overrides
     from ups.core.types import Status
     from ups.evaluation.report import FILE_NAME, load_report, report_table
+    from ups.evaluation.runs import RESULT
     from ups.evaluation.stages import with_stages
-    from ups.run import RESULT
 
     run_config = load_config(config, parse_overrides(overrides or []))
     out = out or Path("runs") / Path(config).stem
@@ -111,22 +110,22 @@ def evaluate(
     from ups.evaluation.evaluate import evaluate_run
     from ups.evaluation.foreign import evaluate_file
     from ups.evaluation.report import report_table, save_report
+    from ups.evaluation.runs import RESULT, files_of, task_of
     from ups.evaluation.searched import with_search
     from ups.evaluation.stages import with_stages
     from ups.inference.build import load_surrogate
     from ups.inference.reward_fit import fit_search
-    from ups.run import RESULT
 
     settings = None if ttc is None else _search_config(ttc)
     surrogate, task = load_surrogate(run), None
     if settings is not None:
-        task = _task_of(run)
+        task = task_of(run)
         surrogate = surrogate.with_search(fit_search(surrogate, settings, task.train))
     if data is not None:
-        trained_on = _task_config(_facts_of(run)).files
+        trained_on = files_of(run)
         report, title = evaluate_file(surrogate, data, trained_on), f"{run} on {data}"
     else:
-        task, split = task or _task_of(run), split or Split.TEST
+        task, split = task or task_of(run), split or Split.TEST
         report = with_stages(evaluate_run(surrogate, task, split), run / RESULT)
         report, title = with_search(report, surrogate, getattr(task, split)), str(run)
     console().print(report_table(report, title))
@@ -148,11 +147,12 @@ def rollout(
     if out.suffix not in (".png", ".h5"):
         raise UserError(f"--out: must end in .png or .h5, got {out}")
     from ups.evaluation.rollout import predict_one, save_fields, save_picture
+    from ups.evaluation.runs import task_of
     from ups.inference.build import load_surrogate
 
-    surrogate, task = load_surrogate(run), _task_of(run)
+    surrogate, task = load_surrogate(run), task_of(run)
     if cells is not None:
-        surrogate, task = surrogate.with_cells(cells), _task_of(run, cells=cells)
+        surrogate, task = surrogate.with_cells(cells), task_of(run, cells=cells)
     predicted = predict_one(surrogate, task.test, trajectory)
     save = save_picture if out.suffix == ".png" else save_fields
     save(predicted, out, title=f"{run}, test trajectory {trajectory}")
@@ -187,42 +187,3 @@ def _search_config(source: str) -> SearchConfig:
         return load_search_config(source)
     except ConfigError as error:
         raise UserError(f"--ttc: {error}") from None
-
-
-def _task_of(run: Path, cells: int | None = None) -> Task:
-    """The task that a run was trained on, at the run's cells or at others that a stride of its files gives.
-
-    Raises:
-        UserError: the files changed since, or no stride gives the cells.
-    """
-    from ups.data.pdebench import inspect
-    from ups.data.task import load_task
-
-    facts = _facts_of(run)
-    task_config = _task_config(facts)
-    task = load_task(task_config)
-    if facts["data"] != task.fingerprint:
-        raise UserError(
-            f"{run}: its data changed since it was trained, so test trajectories may have been trained on; "
-            "restore the files, or score it on another file with --data"
-        )
-    if cells is None:
-        return task
-    native = inspect(task_config.files[0]).cells[0]
-    if native % cells:
-        raise UserError(f"--cells: must divide the {native} cells of {task_config.files[0]}, got {cells}")
-    return load_task(task_config.override({"space_stride": native // cells}))
-
-
-def _facts_of(run: Path) -> dict[str, Any]:
-    """What the run's best checkpoint says of it."""
-    from ups.core.checkpoint import load_checkpoint
-    from ups.inference.build import checkpoint_of
-
-    return load_checkpoint(checkpoint_of(run)).facts
-
-
-def _task_config(facts: dict[str, Any]) -> TaskConfig:
-    from ups.data.task import TaskConfig
-
-    return TaskConfig.parse(facts["config"]["task"])

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ups.core.physics import Boundary
+
 LOW_MODES = 4
 """fRMSE low: modes (1-D) or shells (2-D) 0 <= k < 4"""
 MIDDLE_MODES = 12
@@ -119,6 +121,34 @@ def spectral_error_power(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:
     inside = shell < min(half)
     power_BTKC = power.new_zeros((*power.shape[:2], min(half), power.shape[-1]))
     return power_BTKC.index_add(2, shell[inside], power.flatten(2, -2)[:, :, inside])
+
+
+def energy_spectrum(field_BTXC: Tensor, boundary: Boundary = "periodic") -> Tensor:
+    """Energy of each shell of wavenumbers, E(k) = 1/2 sum |u_k'|^2 over k - 1/2 <= |k'| < k + 1/2, as (B, T, K, C).
+
+    u_k' are the coefficients of the Fourier series, so that the sum over all k is half the mean square of the field,
+    up to what lies in the corners of a 2-D spectrum beyond the last shell. k counts waves along the first axis; cells
+    are squares, so one k is the same wavenumber along every axis. A field with walls is continued by its mirror
+    image (neumann), or by the negative of that (dirichlet), to a period of twice its length: there k counts
+    half-waves. This is the shell-summed energy spectrum of S. B. Pope, Turbulent Flows (2000), section 6.5, of each
+    channel on its own.
+    """
+    axes = tuple(range(2, field_BTXC.ndim - 1))
+    field = field_BTXC.double()
+    if boundary != "periodic":
+        for axis in axes:
+            mirrored = field.flip(axis)
+            field = torch.cat([field, mirrored if boundary == "neumann" else -mirrored], dim=axis)
+    power = torch.fft.fftn(field, dim=axes, norm="forward").abs().square()
+    cells = [field.shape[axis] for axis in axes]
+    # one wave along an axis of another length is another wavenumber
+    waves = [torch.fft.fftfreq(count, 1 / count, device=field.device) * (cells[0] / count) for count in cells]
+    size = torch.stack(torch.meshgrid(*waves, indexing="ij")).double().square().sum(dim=0).sqrt()
+    shell = (size + 0.5).long().flatten()
+    shells = cells[0] // 2 + 1
+    inside = shell < shells
+    energy_BTKC = power.new_zeros((*power.shape[:2], shells, power.shape[-1]))
+    return energy_BTKC.index_add(2, shell[inside], power.flatten(2, -2)[:, :, inside]) / 2
 
 
 def crmse(prediction_BTXC: Tensor, truth_BTXC: Tensor) -> Tensor:

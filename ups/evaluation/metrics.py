@@ -17,6 +17,8 @@ from ups.core import measures
 
 CORRELATION_LOST = 0.8
 """Pearson correlation below which a prediction counts as unrelated to the truth"""
+BAND = (0.1, 0.9)
+"""quantiles over trajectories of the curves nrmse_low and nrmse_high"""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,14 @@ class Metrics:
             "relative_l2": math.sqrt(pooled) if math.isfinite(pooled) else math.inf,
             "correlation_time": correlation_time(each["correlation"], self._dt).mean(),
         }
+        nrmse_ST = each["nrmse"].mean(dim=2).numpy()
+        # whole trajectories: between a finite and an infinite error there is no number
+        low_T, high_T = np.quantile(nrmse_ST, BAND, axis=0, method="nearest")
         curves = {
             "nrmse": each["nrmse"].mean(dim=(0, 2)),
-            "nrmse_median": np.median(each["nrmse"].mean(dim=2).numpy(), axis=0),
+            "nrmse_median": np.median(nrmse_ST, axis=0),
+            "nrmse_low": low_T,
+            "nrmse_high": high_T,
             "rmse": each["rmse"].mean(dim=(0, 2)),
             "correlation": each["correlation"].mean(dim=(0, 2)),
         }

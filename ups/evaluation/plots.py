@@ -1,4 +1,7 @@
-"""Figures of fields and errors; no pyplot, so no global state and no display. T frames, X Y cells, C channels."""
+"""Figures of errors and spectra; no pyplot, so no global state and no display.
+
+Letters have at least 9 points at a width of 5.2 inches, so that they can be read on a screen of 400 pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,142 +12,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-LINES = ("#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c92a2a", "#5c940d", "#364fc7", "#a61e4d")
-_FIELD, _ERROR, _GIVEN = "viridis", "RdBu_r", "cividis"
-
-
-def space_time(
-    truth_TX: NDArray[np.floating],
-    prediction_TX: NDArray[np.floating],
-    *,
-    dt: float,
-    length: float,
-    title: str,
-) -> Figure:
-    """Truth, prediction and error side by side, space to the right and time upwards.
-
-    Truth and prediction share their colours; the error has its own scale. Frame 0 is the given one.
-    """
-    figure = Figure(figsize=(11.5, 4.2), layout="constrained", facecolor="white")
-    left, middle, right = figure.subplots(1, 3, sharey=True)
-    error_TX = prediction_TX - truth_TX
-    low, high, worst = *_range(truth_TX), _worst(error_TX)
-    end = dt * (len(truth_TX) - 1)
-    extent = (0.0, length, -dt / 2, end + dt / 2)
-
-    def draw(axes: Axes, field_TX: NDArray[np.floating], name: str, colours: str, lowest: float, highest: float):
-        image = axes.imshow(
-            field_TX,
-            origin="lower",
-            aspect="auto",
-            extent=extent,
-            cmap=colours,
-            vmin=lowest,
-            vmax=highest,
-            interpolation="nearest",
-        )
-        axes.set_title(name, fontsize=11, color=INK, loc="left")
-        axes.set_xlabel("x", color=GREY)
-        _plain(axes)
-        return image
-
-    draw(left, truth_TX, "truth", _FIELD, low, high)
-    shared = draw(middle, prediction_TX, "prediction", _FIELD, low, high)
-    own = draw(right, error_TX, "prediction − truth", _ERROR, -worst, worst)
-    left.set_ylabel("time", color=GREY)
-    for image, axes in ((shared, [left, middle]), (own, [right])):
-        _bar(figure, image, axes)
-    figure.suptitle(title, fontsize=12, color=INK, x=0.008, ha="left", fontweight="bold")
-    return figure
-
-
-def maps_over_time(
-    truth_TXYC: NDArray[np.floating],
-    prediction_TXYC: NDArray[np.floating],
-    *,
-    channels: Sequence[str],
-    dt: float,
-    dx: float,
-    title: str,
-    columns: int = 4,
-) -> Figure:
-    """Truth, prediction and error of each channel at a few frames, time to the right; first of all the given frame.
-
-    Truth and prediction of a channel share their colours at each frame, so that what has decayed is still seen; its
-    error has one scale for all frames, so that its growth is seen.
-    """
-    frames = np.unique(np.linspace(0, len(truth_TXYC) - 1, columns).round().astype(int))
-    kinds = ("truth", "prediction", "prediction − truth")
-    width, height = truth_TXYC.shape[1] * dx, truth_TXYC.shape[2] * dx
-    panel = 2.1
-    figure = Figure(
-        figsize=((panel + 0.5) * len(frames) + 0.6, panel * height / width * len(kinds) * len(channels) + 0.7),
-        layout="constrained",
-        facecolor="white",
-    )
-    grid = figure.subplots(len(kinds) * len(channels), len(frames), squeeze=False)
-    for number, channel in enumerate(channels):
-        true_row, predicted_row, error_row = grid[len(kinds) * number : len(kinds) * (number + 1)]
-        worst = _worst(prediction_TXYC[frames, ..., number] - truth_TXYC[frames, ..., number])
-        for column, frame in enumerate(frames):
-            truth_XY, prediction_XY = truth_TXYC[frame, ..., number], prediction_TXYC[frame, ..., number]
-            image = _map(true_row[column], truth_XY, _FIELD, _range(truth_XY), dx)
-            pair = [true_row[column]]
-            if frame == 0:  # nothing is predicted of it
-                for empty in (predicted_row[column], error_row[column]):
-                    empty.set(xticks=[], yticks=[])
-                    _plain(empty)
-            else:
-                _map(predicted_row[column], prediction_XY, _FIELD, _range(truth_XY), dx)
-                own = _map(error_row[column], prediction_XY - truth_XY, _ERROR, (-worst, worst), dx)
-                pair.append(predicted_row[column])
-            _bar(figure, image, pair)
-        _bar(figure, own, [error_row[-1]])
-        for row, kind in zip((true_row, predicted_row, error_row), kinds, strict=True):
-            row[0].set_ylabel(f"{channel}\n{kind}" if len(channels) > 1 else kind, color=INK, fontsize=9)
-    for axes, frame in zip(grid[0], frames, strict=True):
-        axes.set_title(f"t = {frame * dt:.3g}{' (given)' if frame == 0 else ''}", fontsize=10, color=INK, loc="left")
-    figure.suptitle(title, fontsize=12, color=INK, x=0.008, ha="left", fontweight="bold")
-    return figure
-
-
-def steady_maps(
-    given_XYC: NDArray[np.floating],
-    truth_XYC: NDArray[np.floating],
-    prediction_XYC: NDArray[np.floating],
-    *,
-    channels: Sequence[str],
-    dx: float,
-    title: str,
-) -> Figure:
-    """The given coefficient, the true and the predicted solution, and its error; one row for each channel.
-
-    Truth and prediction share their colours; the coefficient and the error have scales of their own.
-    """
-    width, height = truth_XYC.shape[0] * dx, truth_XYC.shape[1] * dx
-    figure = Figure(figsize=(13.5, 2.8 * height / width * len(channels) + 0.9), layout="constrained", facecolor="white")
-    grid = figure.subplots(len(channels), 4, squeeze=False)
-    for number, (row, channel) in enumerate(zip(grid, channels, strict=True)):
-        given_XY, truth_XY = given_XYC[..., min(number, given_XYC.shape[-1] - 1)], truth_XYC[..., number]
-        prediction_XY = prediction_XYC[..., number]
-        error_XY = prediction_XY - truth_XY
-        scale, worst = _range(truth_XY), _worst(error_XY)
-        coefficient = _map(row[0], given_XY, _GIVEN, _range(given_XY), dx)
-        _map(row[1], truth_XY, _FIELD, scale, dx)
-        shared = _map(row[2], prediction_XY, _FIELD, scale, dx)
-        error = _map(row[3], error_XY, _ERROR, (-worst, worst), dx)
-        for image, axes in ((coefficient, [row[0]]), (shared, list(row[1:3])), (error, [row[3]])):
-            _bar(figure, image, axes)
-        names = ("given coefficient", f"{channel}, truth", f"{channel}, prediction", "prediction − truth")
-        for axes, name in zip(row, names, strict=True):
-            axes.set_title(name, fontsize=11, color=INK, loc="left")
-    figure.suptitle(title, fontsize=12, color=INK, x=0.008, ha="left", fontweight="bold")
-    return figure
+INK, GREY, GRID = "#1f2933", "#616e7c", "#e4e7eb"
+LINES = ("#0b6e99", "#c2410c", "#27803a", "#862e9c", "#c92a2a", "#4b7a08", "#364fc7", "#a61e4d")
+"""letters in these colours, too, have a contrast of at least 4.5 on white"""
+WIDTH_INCHES = 5.2
+Band = tuple[Sequence[float], Sequence[float]]
+"""lower and upper end at each frame"""
 
 
 def error_bars(
@@ -153,7 +29,7 @@ def error_bars(
     """One error for each name, logarithmic: models in colour, references grey; what is not finite says so."""
     names = [*values, *references]
     shown = [*values.values(), *references.values()]
-    figure = Figure(figsize=(8.2, 0.42 * len(names) + 1.5), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH_INCHES, 0.42 * len(names) + 1.5), layout="constrained", facecolor="white")
     axes = figure.subplots()
     known = [value for value in shown if np.isfinite(value) and value > 0]
     least, most = (min(known), max(known)) if known else (0.1, 1.0)
@@ -175,10 +51,10 @@ def error_bars(
     axes.xaxis.set_major_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel(label, color=GREY)
-    axes.set_title(title, fontsize=10.5, color=INK, loc="left", fontweight="bold")
+    titled(figure, title)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    _plain(axes)
+    plain(axes)
     axes.tick_params(axis="y", labelsize=9, colors=INK)
     return figure
 
@@ -188,18 +64,23 @@ def error_over_time(
     references: Mapping[str, Sequence[float]],
     time: Sequence[float],
     *,
-    title: str,
+    title: str = "",
     label: str = "nRMSE",
+    bands: Mapping[str, Band] | None = None,
 ) -> Figure:
     """Error of each predicted frame, logarithmic: models as coloured lines, references dashed and grey.
 
-    Each line is named at its end; a value that is not finite breaks its line.
+    Each line is named at its end, and may have a band around it; a value that is not finite breaks its line.
     """
-    figure = Figure(figsize=(8.2, 4.6), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained", facecolor="white")
     axes = figure.subplots()
     ends: list[tuple[float, str, str]] = []
     for number, (name, values) in enumerate(lines.items()):
-        ends += _line(axes, time, values, name, LINES[number % len(LINES)], "-", 2.2)
+        colour = LINES[number % len(LINES)]
+        if name in (bands or {}):
+            low, high = (_drawable(each) for each in (bands or {})[name])
+            axes.fill_between(time[: len(low)], low, high, color=colour, alpha=0.2, linewidth=0)
+        ends += _line(axes, time, values, name, colour, "-", 2.2)
     for number, (name, values) in enumerate(references.items()):
         ends += _line(axes, time, values, name, GREY, ("--", ":", "-.")[number % 3], 1.2)
     axes.set_yscale("log")
@@ -207,11 +88,11 @@ def error_over_time(
         set_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel("time after the given frame", color=GREY)
     axes.set_ylabel(label, color=GREY)
-    axes.set_title(title, fontsize=10.5, color=INK, loc="left", fontweight="bold")
+    titled(figure, title)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlim(0, max(time))
-    _plain(axes)
+    plain(axes)
     _name_ends(axes, ends)
     return figure
 
@@ -228,7 +109,7 @@ def error_against_budget(
 
     A value that is not finite breaks the line, and a level that is not finite is left out.
     """
-    figure = Figure(figsize=(8.2, 4.2), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained", facecolor="white")
     axes = figure.subplots()
     ends = _line(axes, candidates, errors, "with the search", LINES[0], "-", 2.2)
     axes.plot(candidates, errors, "o", color=LINES[0], markersize=5, clip_on=False)
@@ -242,49 +123,63 @@ def error_against_budget(
         set_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel("candidates judged a step for each hypothesis", color=GREY)
     axes.set_ylabel(label, color=GREY)
-    axes.set_title(title, fontsize=10.5, color=INK, loc="left", fontweight="bold")
+    titled(figure, title)
     axes.grid(axis="y", which="both", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlim(min(candidates), max(candidates))
-    _plain(axes)
+    plain(axes)
     _name_ends(axes, ends)
     return figure
 
 
+def spectra(
+    waves_K: NDArray[np.floating],
+    truth_FK: NDArray[np.floating],
+    prediction_FK: NDArray[np.floating],
+    names: Sequence[str],
+    *,
+    label: str,
+    title: str = "",
+) -> Figure:
+    """Energy against wavenumber, both logarithmic: F frames by colour, truth pale and wide, prediction dashed.
+
+    What is below 1e-12 of the truth's largest value is rounding and left out.
+    """
+    figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    for number, (name, truth_K, prediction_K) in enumerate(zip(names, truth_FK, prediction_FK, strict=True)):
+        colour = LINES[number % len(LINES)]
+        axes.plot(waves_K, truth_K, color=colour, linewidth=4, alpha=0.4, label=f"truth, {name}")
+        axes.plot(waves_K, prediction_K, color=colour, linewidth=1.6, linestyle="--", label=f"prediction, {name}")
+    most = float(truth_FK.max())
+    floor = 1e-12 * most
+    shown = np.concatenate([truth_FK, prediction_FK])
+    shown = shown[np.isfinite(shown) & (shown > floor)]
+    if len(shown):
+        axes.set_ylim(shown.min() / 2, max(most, min(shown.max(), 100 * most)) * 2)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+    axes.set_xlabel(label, color=GREY)
+    axes.set_ylabel("energy", color=GREY)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    plain(axes)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, labelcolor=INK)
+    titled(figure, title)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG at 150 dots per inch."""
+    """The figure as a PNG at 200 dots per inch."""
     stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=150)
+    FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=200)
     return stream.getvalue()
 
 
-def _map(axes: Axes, field_XY: NDArray[np.floating], colours: str, limits: tuple[float, float], dx: float) -> AxesImage:
-    """One field seen from above, x to the right and y upwards, without ticks."""
-    extent = (0.0, field_XY.shape[0] * dx, 0.0, field_XY.shape[1] * dx)
-    image = axes.imshow(
-        field_XY.T, origin="lower", extent=extent, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest"
-    )
-    axes.set(xticks=[], yticks=[])
-    _plain(axes)
-    return image
-
-
-def _bar(figure: Figure, image: AxesImage, axes: Sequence[Axes]) -> None:
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, aspect=28)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, colors=GREY, length=0)
-
-
-def _range(field: NDArray[np.floating]) -> tuple[float, float]:
-    """Limits of the colours; never empty."""
-    low, high = float(field.min()), float(field.max())
-    return low, high if high > low else low + 1e-12
-
-
-def _worst(error: NDArray[np.floating]) -> float:
-    """The largest finite error; 1 where there is none to show."""
-    worst = float(np.abs(error[np.isfinite(error)]).max(initial=0.0))
-    return worst if worst > 0 else 1.0
+def _drawable(values: Sequence[float]) -> NDArray[np.float64]:
+    """The values that a logarithmic axis has a place for; NaN for the others."""
+    return np.array([value if np.isfinite(value) and value > 0 else np.nan for value in values])
 
 
 def _line(
@@ -297,7 +192,7 @@ def _line(
     width: float,
 ) -> list[tuple[float, str, str]]:
     """Draw one line; gives (last drawable value, name, colour) for its label, if any."""
-    shown = np.array([value if np.isfinite(value) and value > 0 else np.nan for value in values])
+    shown = _drawable(values)
     axes.plot(time[: len(shown)], shown, color=colour, linestyle=style, linewidth=width, solid_capstyle="round")
     finite = shown[np.isfinite(shown)]
     suffix = "" if len(finite) == len(shown) else " (not finite)"
@@ -316,7 +211,14 @@ def _name_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _plain(axes: Axes) -> None:
-    axes.tick_params(which="both", labelsize=8, colors=GREY, length=0)
+def titled(figure: Figure, title: str) -> None:
+    """The title above the figure, at its left; none where a page tells it."""
+    if title:
+        figure.suptitle(title, fontsize=10.5, color=INK, x=0.01, ha="left", fontweight="bold", wrap=True)
+
+
+def plain(axes: Axes) -> None:
+    """No frame and no ticks, quiet numbers."""
+    axes.tick_params(which="both", labelsize=9, colors=GREY, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -201,16 +201,22 @@ def compare_png(reports: Mapping[str, Report]) -> bytes:
     """Error over time of every run, with the rows that know nothing, as a PNG; of steady tasks, which have no time,
     the error alone."""
     first = next(iter(reports.values()))
-    names = {_named(label, first): f"{_ROWS[label]}_nrmse" for label in _REFERENCES}
     title = protocol_line(first)
     if _is_steady(first):
+        names = {_named(label, first): f"{_ROWS[label]}_nrmse" for label in _REFERENCES}
         errors = {run: report.metrics["rollout_nrmse"] for run, report in reports.items()}
         known = {label: first.metrics[name] for label, name in names.items() if name in first.metrics}
         return plots.png(plots.error_bars(errors, known, title=title))
-    references = {label: first.curves[name] for label, name in names.items() if name in first.curves}
+    references = reference_curves(first)
     longest = max((report.curves["time"] for report in reports.values()), key=len)
     lines = {run: report.curves["nrmse"] for run, report in reports.items()}
     return plots.png(plots.error_over_time(lines, references, longest, title=title))
+
+
+def reference_curves(report: Report) -> dict[str, list[float]]:
+    """Error over time of the rows that no training is needed for, by the names that readers see."""
+    names = {_named(label, report): f"{_ROWS[label]}_nrmse" for label in _REFERENCES}
+    return {label: report.curves[name] for label, name in names.items() if name in report.curves}
 
 
 def compare_html(reports: Mapping[str, Report]) -> str:

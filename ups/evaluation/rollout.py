@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ups.core.runtime import write_atomic
 from ups.core.types import FieldSpec, Predictor
 from ups.data.pdebench import write_fields
 from ups.data.task import Trajectories
-from ups.evaluation import plots
+from ups.evaluation import field_plots, plots
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,27 @@ def predict_one(predictor: Predictor, trajectories: Trajectories, index: int) ->
     """
     if not 0 <= index < len(trajectories):
         raise UserError(f"--trajectory: must be between 0 and {len(trajectories) - 1}, got {index}")
-    truth_TXC = np.array(trajectories.fields_STXC[index], dtype=np.float32)
-    given_1XC = torch.from_numpy(truth_TXC[:1])
-    parameters_1P = torch.tensor(trajectories.parameters_SP[index : index + 1], dtype=torch.float32)
+    return predict(predictor, trajectories, [index])[0]
+
+
+def predict(predictor: Predictor, trajectories: Trajectories, indices: Sequence[int]) -> list[Rollout]:
+    """Predict these trajectories from their first frames, all at once."""
+    truth_BTXC = np.array(trajectories.fields_STXC[list(indices)], dtype=np.float32)
+    given_BXC = torch.from_numpy(truth_BTXC[:, 0])
+    parameters_BP = torch.tensor(trajectories.parameters_SP[list(indices)], dtype=torch.float32)
     with torch.no_grad():
-        predicted = predictor.rollout(given_1XC, parameters_1P, len(truth_TXC) - 1).float().cpu()
-    return Rollout(
-        spec=predictor.spec,
-        parameters=dict(zip(predictor.spec.parameter_names, parameters_1P[0].tolist(), strict=True)),
-        prediction_TXC=torch.cat([given_1XC, predicted[0]]).numpy(),
-        truth_TXC=truth_TXC,
-        nrmse=rollout_nrmse(predicted, torch.from_numpy(truth_TXC[None, 1:])),
-    )
+        predicted_BTXC = predictor.rollout(given_BXC, parameters_BP, truth_BTXC.shape[1] - 1).float().cpu()
+    names = predictor.spec.parameter_names
+    return [
+        Rollout(
+            spec=predictor.spec,
+            parameters=dict(zip(names, parameters_P.tolist(), strict=True)),
+            prediction_TXC=np.concatenate([truth_TXC[:1], predicted_TXC.numpy()]),
+            truth_TXC=truth_TXC,
+            nrmse=rollout_nrmse(predicted_TXC[None], torch.from_numpy(truth_TXC[None, 1:])),
+        )
+        for truth_TXC, predicted_TXC, parameters_P in zip(truth_BTXC, predicted_BTXC, parameters_BP, strict=True)
+    ]
 
 
 def save_picture(rollout: Rollout, path: Path, *, title: str) -> None:
@@ -60,16 +70,16 @@ def save_picture(rollout: Rollout, path: Path, *, title: str) -> None:
     equation = EQUATIONS[spec.equation]
     title = f"{title}, nRMSE {rollout.nrmse:.3g}"
     if spec.axes == 1:
-        figure = plots.space_time(
+        figure = field_plots.space_time(
             truth_TXC[..., 0], prediction_TXC[..., 0], dt=spec.dt, length=spec.length, title=title
         )
     elif equation.steady:
         given_XC, solution_XC = truth_TXC
-        figure = plots.steady_maps(
+        figure = field_plots.steady_maps(
             given_XC, solution_XC, prediction_TXC[1], channels=equation.channels, dx=spec.dx, title=title
         )
     else:
-        figure = plots.maps_over_time(
+        figure = field_plots.maps_over_time(
             truth_TXC, prediction_TXC, channels=equation.channels, dt=spec.dt, dx=spec.dx, title=title
         )
     write_atomic(path, plots.png(figure))

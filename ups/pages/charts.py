@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -15,9 +15,21 @@ BLUE, RED, GREY, AMBER, PALE = "#1f5fa8", "#b3261e", "#6b6b6b", "#8a5a00", "#b9c
 """all but PALE have a contrast of at least 4.5 on white; PALE is for lines in the background"""
 
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 48
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 48
 LOG_FROM = 12.0
 """an axis of positive values becomes logarithmic when its largest is this many times its smallest"""
+TITLED = 200
+"""marks of a layer that can say on hovering what they are; more of them are drawn as one shape, as a page has to open
+quickly, and nobody hovers over a thousand"""
+STYLE = """
+svg text { font: 13px system-ui, sans-serif; fill: #1b2530 }
+svg .axis { stroke: #55606b } svg .grid { stroke: #e6eaee }
+svg .halo { paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejoin: round }
+svg .soft { fill: #55606b } svg .inverse { fill: #fff }
+"""
+"""what the drawings need of a page's style; colours are written out, as a drawing may become a file of its own"""
+
+Mark = Literal["dot", "ring", "cross"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +46,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Points:
-    """Marks at (x, y); y None: no value, drawn on the strip above the axis. `titles` appear on hovering."""
+    """Marks at (x, y); y None: no value, drawn on the strip above the axis. `titles` appear on hovering, if there are
+    no more than `TITLED`; without them, marks that would cover each other are drawn once."""
 
     x: Sequence[float]
     y: Sequence[float | None]
     label: str
     colour: str = BLUE
-    mark: Literal["dot", "ring", "cross"] = "dot"
+    mark: Mark = "dot"
     titles: Sequence[str] = ()
 
 
@@ -58,6 +71,35 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Bundle:
+    """Many thin lines of one kind in the background; a piece that several have in common is drawn once."""
+
+    lines: Sequence[Sequence[tuple[float, float]]]
+    label: str = ""
+    colour: str = PALE
+
+    @property
+    def x(self) -> list[float]:
+        return [x for line in self.lines for x, _ in line]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A rectangle from (left, low) to (right, high) for each entry; to stack them is the caller's."""
+
+    left: Sequence[float]
+    right: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    label: str
+    colour: str = BLUE
+
+    @property
+    def x(self) -> list[float]:
+        return [*self.left, *self.right]
+
+
+@dataclass(frozen=True)
 class Interval:
     """A vertical bar from `low` to `high` at each x."""
 
@@ -68,7 +110,7 @@ class Interval:
     colour: str = BLUE
 
 
-Layer = Points | Line | Interval
+Layer = Points | Line | Bundle | Bars | Interval
 
 
 def chart(title: str, description: str, x: Axis, y: Axis, layers: Sequence[Layer]) -> str:
@@ -78,12 +120,35 @@ def chart(title: str, description: str, x: Axis, y: Axis, layers: Sequence[Layer
     strip = any(value is None for layer in layers if isinstance(layer, Points) for value in layer.y)
     up = _Scale(y, heights, HEIGHT - BOTTOM, TOP + (22 if strip else 0))
     parts = [*_frame(across, up, x, y, strip), *(_draw(layer, across, up) for layer in layers)]
-    legend = "".join(_legend(layer) for layer in layers if layer.label)
+    legend = [legend_key(_sample(layer), layer.label) for layer in layers if layer.label]
+    return figure(title, description, "".join(parts), (WIDTH, HEIGHT), legend)
+
+
+def figure(title: str, description: str, drawing: str, size: tuple[float, float], legend: Sequence[str] = ()) -> str:
+    """A <figure> around any drawing: SVG elements in a box of `size`, width and height."""
+    width, height = size
+    entries = f'<ul class="legend">{"".join(legend)}</ul>' if legend else ""
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(f"{title}. {description}")}">{"".join(parts)}</svg>'
-        f'<ul class="legend">{legend}</ul><p class="note">{escape(description)}</p></figure>'
+        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {px(width)} {px(height)}" role="img" '
+        f'aria-label="{escape(f"{title}. {description}")}">{drawing}</svg>'
+        f'{entries}<p class="note">{escape(description)}</p></figure>\n'
     )
+
+
+def legend_key(sample: str, label: str) -> str:
+    """An entry of a legend; `sample` is drawn in a box of 22 by 14."""
+    return f'<li><svg width="22" height="14" viewBox="0 0 22 14" aria-hidden="true">{sample}</svg>{escape(label)}</li>'
+
+
+def px(value: float) -> str:
+    """A coordinate, to a tenth of a pixel."""
+    return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
+
+
+def fitted(text: str, room: float) -> str:
+    """The style of a text that needs smaller letters to fit so many pixels; empty for one that fits as it is."""
+    needed = 7.0 * len(text)
+    return "" if needed <= room else f' style="font-size:{px(max(8.0, 13 * room / needed))}px"'
 
 
 def short(value: float) -> str:
@@ -125,8 +190,10 @@ class _Scale:
 
 
 def _heights(layer: Layer) -> list[float]:
-    if isinstance(layer, Interval):
+    if isinstance(layer, Interval | Bars):
         return [*layer.low, *layer.high]
+    if isinstance(layer, Bundle):
+        return [y for line in layer.lines for _, y in line]
     return [value for value in layer.y if value is not None]
 
 
@@ -134,23 +201,23 @@ def _frame(across: _Scale, up: _Scale, x: Axis, y: Axis, strip: bool) -> list[st
     bottom, top, right = HEIGHT - BOTTOM, TOP, WIDTH - RIGHT
     parts = []
     for value, name in up.ticks:
-        at = up(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        height = px(up(value))
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{height}" y2="{height}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{px(up(value) + 4)}" text-anchor="end">{escape(name)}</text>')
     for value, name in across.ticks:
-        at = across(value)
-        parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(
-            f'<text x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{escape(_clip(name, len(across.ticks)))}</text>'
-        )
+        place = px(across(value))
+        parts.append(f'<line class="axis" x1="{place}" x2="{place}" y1="{bottom}" y2="{bottom + 4}"/>')
+        clipped = escape(_clip(name, len(across.ticks)))
+        parts.append(f'<text x="{place}" y="{bottom + 17}" text-anchor="middle">{clipped}</text>')
     parts.append(f'<path class="axis" fill="none" d="M{LEFT} {top}V{bottom}H{right}"/>')
     if strip:
         parts.append(f'<text x="{LEFT - 6}" y="{TOP + 12}" text-anchor="end">no score</text>')
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{TOP + 20}" y2="{TOP + 20}"/>')
     middle = (LEFT + right) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x.label)}</text>')
+    size = fitted(x.label, right - LEFT)
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle"{size}>{escape(x.label)}</text>')
     centre = (top + bottom) / 2
-    parts.append(f'<text transform="translate(13 {centre}) rotate(-90)" text-anchor="middle">{escape(y.label)}</text>')
+    parts.append(f'<text transform="translate(11 {centre}) rotate(-90)" text-anchor="middle">{escape(y.label)}</text>')
     return parts
 
 
@@ -163,56 +230,82 @@ def _clip(name: str, places: int) -> str:
 def _draw(layer: Layer, across: _Scale, up: _Scale) -> str:
     if isinstance(layer, Interval):
         bars = [
-            f"M{across(x):.1f} {up(low):.1f}V{up(high):.1f}M{across(x) - 5:.1f} {up(low):.1f}h10"
-            f"M{across(x) - 5:.1f} {up(high):.1f}h10"
+            f"M{px(across(x))} {px(up(low))}V{px(up(high))}M{px(across(x) - 5)} {px(up(low))}h10"
+            f"M{px(across(x) - 5)} {px(up(high))}h10"
             for x, low, high in zip(layer.x, layer.low, layer.high, strict=True)
         ]
         return f'<path fill="none" stroke="{layer.colour}" stroke-width="2" d="{"".join(bars)}"/>'
+    if isinstance(layer, Bars):
+        corners = zip(layer.left, layer.right, layer.low, layer.high, strict=True)
+        boxes = [
+            f"M{px(across(left))} {px(up(low))}H{px(across(right))}V{px(up(high))}H{px(across(left))}z"
+            for left, right, low, high in corners
+            if high > low
+        ]
+        return f'<path fill="{layer.colour}" stroke="#fff" stroke-width=".5" d="{"".join(boxes)}"/>'
+    if isinstance(layer, Bundle):
+        places = [[(across(x), up(y)) for x, y in line] for line in layer.lines]
+        return f'<path fill="none" stroke="{layer.colour}" d="{bundle(places)}"/>'
     if isinstance(layer, Line):
         return _line(layer, across, up)
-    titles = layer.titles or [""] * len(layer.x)
-    marks = [
-        _mark(layer, across(x), TOP + 8 if y is None else up(y), title)
-        for x, y, title in zip(layer.x, layer.y, titles, strict=True)
-    ]
-    return "".join(marks)
+    places = [(across(x), TOP + 8 if y is None else up(y)) for x, y in zip(layer.x, layer.y, strict=True)]
+    if layer.titles and len(places) <= TITLED:
+        return "".join(
+            f"<g><title>{escape(title)}</title>{_marks([place], layer)}</g>"
+            for place, title in zip(places, layer.titles, strict=True)
+        )
+    # of marks within two pixels of each other nobody sees more than one
+    return _marks({(round(x / 2), round(y / 2)): (x, y) for x, y in places}.values(), layer)
+
+
+def bundle(lines: Iterable[Sequence[tuple[float, float]]]) -> str:
+    """The `d` of one path through all lines, in whole pixels; what several have in common stands there once."""
+    drawn: set[tuple[tuple[int, int], tuple[int, int]]] = set()
+    steps: list[str] = []
+    for line in lines:
+        pen = None
+        for start, end in pairwise((round(x), round(y)) for x, y in line):
+            if start == end or (start, end) in drawn:
+                continue
+            drawn.add((start, end))
+            if pen != start:
+                steps.append(f"M{start[0]} {start[1]}")
+            steps.append(f"l{end[0] - start[0]} {end[1] - start[1]}")
+            pen = end
+    return "".join(steps)
 
 
 def _line(layer: Line, across: _Scale, up: _Scale) -> str:
     places = [(across(x), up(y)) for x, y in zip(layer.x, layer.y, strict=True)]
     if not places:
         return ""
-    path = f"M{places[0][0]:.1f} {places[0][1]:.1f}"
+    path = f"M{px(places[0][0])} {px(places[0][1])}"
     for (_, _), (right, height) in pairwise(places):
-        path += f"H{right:.1f}V{height:.1f}" if layer.steps else f"L{right:.1f} {height:.1f}"
+        path += f"H{px(right)}V{px(height)}" if layer.steps else f"L{px(right)} {px(height)}"
     dashes = ' stroke-dasharray="6 4"' if layer.dashed else ""
     width = 1.2 if layer.thin else 2.2
     return f'<path fill="none" stroke="{layer.colour}" stroke-width="{width}"{dashes} d="{path}"/>'
 
 
-def _mark(layer: Points, x: float, y: float, title: str) -> str:
-    inside = f"<title>{escape(title)}</title>" if title else ""
+def _marks(places: Iterable[tuple[float, float]], layer: Points) -> str:
+    """All marks of a layer as one path."""
     if layer.mark == "cross":
-        return (
-            f'<path stroke="{layer.colour}" stroke-width="1.8" d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8">'
-            f"{inside}</path>"
-        )
-    fill = layer.colour if layer.mark == "dot" else "#ffffff"
-    return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{layer.colour}" stroke-width="1.5">'
-        f"{inside}</circle>"
+        steps = "".join(f"M{px(x - 4)} {px(y - 4)}l8 8m0-8l-8 8" for x, y in places)
+        return f'<path fill="none" stroke="{layer.colour}" stroke-width="1.8" d="{steps}"/>'
+    # an arc that all but closes; dots have a pale rim, by which one is told from the next
+    radius, fill, rim, width = (
+        (4, "#fff", layer.colour, 1.5) if layer.mark == "ring" else (5, layer.colour, "#fff", 0.8)
     )
+    steps = "".join(f"M{px(x)} {px(y - radius)}a{radius} {radius} 0 1 0 .1 0z" for x, y in places)
+    return f'<path fill="{fill}" stroke="{rim}" stroke-width="{width}" d="{steps}"/>'
 
 
-def _legend(layer: Layer) -> str:
+def _sample(layer: Layer) -> str:
     if isinstance(layer, Points):
-        sample = _mark(layer, 11, 7, "")
-    elif isinstance(layer, Line):
-        dashes = ' stroke-dasharray="6 4"' if layer.dashed else ""
-        sample = f'<path stroke="{layer.colour}" stroke-width="2.2"{dashes} d="M0 7h22"/>'
-    else:
-        sample = f'<path stroke="{layer.colour}" stroke-width="2" fill="none" d="M11 1v12M6 1h10M6 13h10"/>'
-    return (
-        f'<li><svg width="22" height="14" viewBox="0 0 22 14" aria-hidden="true">{sample}</svg>'
-        f"{escape(layer.label)}</li>"
-    )
+        return _marks([(11, 7)], layer)
+    if isinstance(layer, Line | Bundle):
+        dashes = ' stroke-dasharray="6 4"' if isinstance(layer, Line) and layer.dashed else ""
+        return f'<path stroke="{layer.colour}" stroke-width="2.2"{dashes} d="M0 7h22"/>'
+    if isinstance(layer, Bars):
+        return f'<path fill="{layer.colour}" d="M4 1h14v12h-14z"/>'
+    return f'<path stroke="{layer.colour}" stroke-width="2" fill="none" d="M11 1v12M6 1h10M6 13h10"/>'

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
+
+from ups.pages.charts import STYLE
 
 # text and marks have a contrast of at least 4.5 on their ground; everything fits a screen of 400 pixels
 _STYLE = """
@@ -19,11 +22,15 @@ dt { color: var(--soft); font-size: .9rem } dd { margin: 0; overflow-wrap: anywh
 dd strong { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums }
 dd span, .note, figure .note { color: var(--soft); font-size: .9rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 1.5rem }
+.charts { margin: .75rem 0 }
+.uneven { columns: 2 24rem; column-gap: 1.5rem } .uneven > figure { break-inside: avoid; margin-bottom: 1.5rem }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: 0 0 1rem; padding: 0 }
+a { color: #1f5fa8 } h2, section { scroll-margin-top: .5rem }
+details { margin: 1rem 0 } summary { cursor: pointer; font-weight: 600; padding: .3rem 0 }
+summary:focus-visible, a:focus-visible { outline: 2px solid #1f5fa8 }
 figure { margin: 0; max-width: 38rem; min-width: 0 }
 figcaption { font-weight: 600; overflow-wrap: anywhere }
-figure > svg { display: block; width: 100%; height: auto; background: #fff }
-svg text { font: 13px system-ui, sans-serif; fill: var(--ink) }
-svg .axis { stroke: var(--soft) } svg .grid { stroke: #e6eaee }
+figure > svg, figure img { display: block; width: 100%; height: auto; background: #fff }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem }
 .legend { margin: .2rem 0; padding: 0; font-size: .9rem }
 .legend li { display: flex; align-items: center; gap: .4rem } .legend svg { flex: none }
@@ -38,17 +45,41 @@ td:last-child { min-width: 11rem }
 """
 
 
+_CONTENTS_FROM = 4
+"""sections, from which on a page has a table of contents"""
+_HEADING = re.compile(r'<section id="([^"]*)"><h2>(.*?)</h2>')
+
+
 def page(title: str, sections: Sequence[str]) -> str:
+    """The whole document; `sections` are what `section` gives."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><main><h1>{escape(title)}</h1>\n{''.join(sections)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}{STYLE}</style></head>\n"
+        f"<body><main><h1>{escape(title)}</h1>\n{_contents(sections)}{''.join(sections)}</main></body></html>\n"
     )
 
 
+def _contents(sections: Sequence[str]) -> str:
+    headings = [match.groups() for text in sections if (match := _HEADING.match(text))]
+    if len(headings) < _CONTENTS_FROM:
+        return ""
+    entries = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading in headings)
+    return f'<nav aria-label="Contents"><ul>{entries}</ul></nav>\n'
+
+
 def section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>\n"
+    return f'<section id="{slug(title)}"><h2>{escape(title)}</h2>{content}</section>\n'
+
+
+def slug(title: str) -> str:
+    """A title as a name for links and files: small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "untitled"
+
+
+def details(title: str, content: str) -> str:
+    """What few readers ask for, behind a line that opens it."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>\n"
 
 
 def gallery(charts: Sequence[str]) -> str:
@@ -56,10 +87,22 @@ def gallery(charts: Sequence[str]) -> str:
     return f'<div class="charts">{shown}</div>' if shown else remark("Nothing to draw yet.")
 
 
+def uneven_gallery(charts: Sequence[str]) -> str:
+    """Of charts of very different heights: one below the other in two columns, where there is room for two."""
+    shown = "".join(charts)
+    return f'<div class="uneven">{shown}</div>' if shown else remark("Nothing to draw yet.")
+
+
 def table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls within itself where the screen is narrow, with the keyboard too."""
+    """A table that scrolls within itself where the screen is narrow, with the keyboard too.
+
+    The first cell of a row is what the row is about.
+    """
     head = "".join(f'<th scope="col">{escape(label)}</th>' for label in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{escape(name)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

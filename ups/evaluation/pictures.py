@@ -1,0 +1,237 @@
+"""What a finished run looks like: its fields beside the truth, its error over time, its spectra.
+
+B trajectories, T frames, X the cells of all axes, C channels, K shells of the spectrum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ups.core import measures
+from ups.core.errors import DataError, UserError
+from ups.core.physics import EQUATIONS
+from ups.core.types import Status
+from ups.data.task import Trajectories
+from ups.evaluation import field_plots, plots
+from ups.evaluation.evaluate import Report, batch_size
+from ups.evaluation.metrics import BAND
+from ups.evaluation.report import FILE_NAME, load_report, reference_curves
+from ups.evaluation.rollout import Rollout, predict
+from ups.evaluation.runs import load_result, task_of
+from ups.inference.build import load_surrogate
+from ups.pages.images import image
+
+TRAJECTORIES = 8
+"""test trajectories that are rolled out for the pictures, and on average over them the spectra"""
+SECONDS = 20.0
+"""fewer than `TRAJECTORIES` where the report says that these would take longer"""
+
+
+def pictures_of_run(run: Path) -> list[str]:
+    """HTML <figure> elements of a finished run, from its checkpoint and its task's test split.
+
+    A typical test trajectory (its error is the median) and the worst: truth, prediction and error with shared
+    colours, snapshots, of fields in 2-D an animation; the error over time with a band over trajectories and the lines
+    of those who know nothing; energy spectra. Of a steady task the fields alone. A few trajectories are rolled out,
+    which takes seconds; everything else comes from report.json. Test trajectories are read.
+
+    Raises:
+        UserError: the run is unfinished or did not end well, its data is gone or changed, or its checkpoint is gone.
+    """
+    result = load_result(run)
+    if result.status is not Status.COMPLETE:
+        raise UserError(f"{run}: ended {result.status} ({result.reason}); only a run that is COMPLETE has pictures")
+    try:
+        surrogate, task = load_surrogate(run), task_of(run)
+    except DataError as error:
+        raise UserError(
+            f"{run}: cannot be rolled out ({error}); put the file back, or run the command in the folder that the "
+            "run was trained in"
+        ) from None
+    report = load_report(run / FILE_NAME) if (run / FILE_NAME).is_file() else None
+    if report is not None and report.protocol.get("data") != task.fingerprint:
+        report = None
+    chosen, known_SB = _choose(task.test, report)
+    rollouts = predict(surrogate, task.test, chosen)
+    order = sorted(range(len(chosen)), key=lambda at: known_SB[at] if known_SB else rollouts[at].nrmse)
+    typical, worst = order[(len(order) - 1) // 2], order[-1]
+    named = {"Typical test trajectory": typical, "Worst test trajectory": worst}
+    if report is None:
+        named = {f"{name} of {len(chosen)}": at for name, at in named.items()}
+    steady = EQUATIONS[surrogate.spec.equation].steady
+    if steady:
+        named = {name.replace("trajectory", "sample"): at for name, at in named.items()}
+    figures = []
+    for name, at in named.items():
+        figures += _fields(f"{name} (number {chosen[at]})", rollouts[at], whole=at == typical)
+    return figures if steady else [*figures, _error_over_time(rollouts, report), *_spectra(rollouts)]
+
+
+def _choose(test: Trajectories, report: Report | None) -> tuple[list[int], list[float]]:
+    """Numbers of the trajectories to roll out, and their recorded errors where there are some.
+
+    By rank of the error, evenly from the best to the worst, the middle one among them.
+    """
+    most = min(TRAJECTORIES, len(test), batch_size(test.fields_STXC.shape[1:]))
+    errors_S = report.trajectory_nrmse if report is not None else ()
+    if len(errors_S) != len(test) or report is None:
+        return sorted({round(place) for place in np.linspace(0, len(test) - 1, most)}), []
+    seconds = report.cost.get("rollout_seconds", 0.0)
+    count = max(min(most, 3), min(most, int(SECONDS / seconds) if seconds > 0 else most))
+    order = np.argsort(errors_S)
+    # an odd number of ranks has the median in its middle
+    ranks = np.linspace(0, len(order) - 1, count - 1 + count % 2).round().astype(int) if count > 2 else [0, -1]
+    chosen = list(dict.fromkeys(int(order[rank]) for rank in ranks))
+    return chosen, [errors_S[number] for number in chosen]
+
+
+def _fields(name: str, rollout: Rollout, *, whole: bool) -> list[str]:
+    """Pictures of the fields of one trajectory; `whole`: every channel, with snapshots or an animation."""
+    spec, truth_TXC, prediction_TXC = rollout.spec, rollout.truth_TXC, rollout.prediction_TXC
+    equation = EQUATIONS[spec.equation]
+    told = ", ".join(f"{name} = {value:.3g}" for name, value in rollout.parameters.items())
+    if equation.steady:
+        figure = field_plots.steady_maps(
+            truth_TXC[0], truth_TXC[1], prediction_TXC[1], channels=equation.channels, dx=spec.dx
+        )
+        return [image(name, f"{_numbers(rollout, None)} {told}.", plots.png(figure))]
+    error_C = np.array([_nrmse(rollout, channel) for channel in range(spec.channels)])
+    # one that is not finite is the hardest
+    hardest = int(np.argmax(np.where(np.isfinite(error_C), error_C, np.inf)))
+    shown = []
+    for channel in range(spec.channels) if whole else [hardest]:
+        label = f", {equation.channels[channel]}" if spec.channels > 1 else ""
+        truth_TX, prediction_TX = truth_TXC[..., channel], prediction_TXC[..., channel]
+        said = f"{_numbers(rollout, channel)} {told}."
+        if spec.axes == 1:
+            figure = field_plots.space_time(truth_TX, prediction_TX, dt=spec.dt, length=spec.length)
+            shown.append(image(f"{name}{label}", said, plots.png(figure)))
+            figure = field_plots.snapshots(truth_TX, prediction_TX, dt=spec.dt, length=spec.length)
+            shown.append(image(f"{name}{label}: snapshots", _at_snapshots(rollout, channel), plots.png(figure)))
+            continue
+        figure = field_plots.maps_over_time(
+            truth_TX[..., None], prediction_TX[..., None], channels=("",), dt=spec.dt, dx=spec.dx, columns=3
+        )
+        shown.append(image(f"{name}{label}", said, plots.png(figure)))
+        if whole and channel == hardest:
+            moving = field_plots.animation(truth_TX, prediction_TX, dt=spec.dt, dx=spec.dx)
+            shown.append(image(f"{name}{label}: animation", said, moving, "gif"))
+    return shown
+
+
+def _numbers(rollout: Rollout, channel: int | None) -> str:
+    """What is seen, in numbers: the ranges, the error and where it is largest."""
+    part = slice(None) if channel is None else slice(channel, channel + 1)
+    truth_TXC, prediction_TXC = rollout.truth_TXC[1:, ..., part], rollout.prediction_TXC[1:, ..., part]
+    error_TXC = np.abs(prediction_TXC - truth_TXC)
+    nrmse = rollout.nrmse if channel is None else _nrmse(rollout, channel)
+    said = f"nRMSE {_short(nrmse)}. The truth lies between {truth_TXC.min():.3g} and {truth_TXC.max():.3g}"
+    if not np.isfinite(prediction_TXC).all():
+        first = int(np.flatnonzero(~np.isfinite(prediction_TXC).reshape(len(prediction_TXC), -1).all(axis=1))[0])
+        return f"{said}; the prediction is not finite from t = {(first + 1) * rollout.spec.dt:.3g} on."
+    said += f", the prediction between {prediction_TXC.min():.3g} and {prediction_TXC.max():.3g}; "
+    said += f"the largest error is {error_TXC.max():.3g}"
+    if EQUATIONS[rollout.spec.equation].steady:
+        return said + "."
+    worst = int(error_TXC.reshape(len(error_TXC), -1).max(axis=1).argmax())
+    return f"{said}, at t = {(worst + 1) * rollout.spec.dt:.3g}."
+
+
+def _at_snapshots(rollout: Rollout, channel: int) -> str:
+    frames = field_plots.snapshot_frames(len(rollout.truth_TXC))
+    errors = (f"{_short(_nrmse(rollout, channel, [at]))} at t = {at * rollout.spec.dt:.3g}" for at in frames)
+    return f"Truth and prediction over space; nRMSE {', '.join(errors)}."
+
+
+def _nrmse(rollout: Rollout, channel: int, frames: Sequence[int] | slice = slice(1, None)) -> float:
+    """Of one channel over these frames, by default all that are predicted."""
+    pair = (each[frames][None, ..., channel : channel + 1] for each in (rollout.prediction_TXC, rollout.truth_TXC))
+    return measures.rollout_nrmse(*(torch.from_numpy(np.ascontiguousarray(each)) for each in pair))
+
+
+def _error_over_time(rollouts: Sequence[Rollout], report: Report | None) -> str:
+    """Mean error of each frame with a band over trajectories, and the lines of the report."""
+    names = f"{BAND[0]:.0%} to {BAND[1]:.0%}"
+    if report is not None and "nrmse_low" in report.curves:
+        curves: Mapping[str, Sequence[float]] = report.curves
+        whose = f"{report.protocol['trajectories']} test trajectories"
+        band = f"the band holds {names} of them"
+    else:
+        curves, whose = _curves(rollouts), f"{len(rollouts)} test trajectories"
+        band = f"the band goes from the {BAND[0]:.0%} to the {BAND[1]:.0%} quantile of {whose}"
+        if report is not None:
+            curves = {**curves, "nrmse": report.curves["nrmse"]}
+            whose = f"{report.protocol['trajectories']} test trajectories"
+    lines = reference_curves(report) if report is not None else {}
+    spec = rollouts[0].spec
+    time = [spec.dt * step for step in range(1, len(rollouts[0].truth_TXC))]
+    figure = plots.error_over_time(
+        {"this run": curves["nrmse"]}, lines, time, bands={"this run": (curves["nrmse_low"], curves["nrmse_high"])}
+    )
+    last = ", ".join(f"{name} {_short(values[-1])}" for name, values in lines.items())
+    said = (
+        f"Mean nRMSE over {whose}: {_short(curves['nrmse'][0])} at t = {time[0]:.3g}, {_short(curves['nrmse'][-1])} at "
+        f"t = {time[-1]:.3g}; {band}, there {_short(curves['nrmse_low'][-1])} to {_short(curves['nrmse_high'][-1])}."
+    )
+    return image("Error over time", said + (f" At the end: {last}." if last else ""), plots.png(figure))
+
+
+def _curves(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
+    """Mean and quantiles over the rollouts of the error of each predicted frame."""
+    prediction_BTXC = torch.from_numpy(np.stack([rollout.prediction_TXC[1:] for rollout in rollouts]))
+    truth_BTXC = torch.from_numpy(np.stack([rollout.truth_TXC[1:] for rollout in rollouts]))
+    nrmse_BT = measures.nrmse(prediction_BTXC, truth_BTXC).mean(dim=-1).nan_to_num(nan=math.inf).numpy()
+    low_T, high_T = np.quantile(nrmse_BT, BAND, axis=0, method="nearest")
+    return {"nrmse": nrmse_BT.mean(axis=0).tolist(), "nrmse_low": low_T.tolist(), "nrmse_high": high_T.tolist()}
+
+
+def _spectra(rollouts: Sequence[Rollout]) -> list[str]:
+    """Energy spectra of truth and prediction, one figure for each channel, averaged over the finite rollouts."""
+    finite = [rollout for rollout in rollouts if np.isfinite(rollout.prediction_TXC).all()]
+    if not finite:
+        return []
+    spec, last = finite[0].spec, len(finite[0].truth_TXC) - 1
+    frames = sorted({(last + 1) // 2, last})
+    truth_FKC, prediction_FKC = (
+        _energy([getattr(rollout, name)[frames] for rollout in finite], rollouts[0])
+        for name in ("truth_TXC", "prediction_TXC")
+    )
+    periodic = spec.boundary == "periodic"
+    waves_K = np.arange(1, truth_FKC.shape[1]) * (1.0 if periodic else 0.5)
+    label = "waves in the domain" if periodic else "waves in the domain (half-waves between walls)"
+    shown = []
+    for channel, name in enumerate(EQUATIONS[spec.equation].channels):
+        truth_FK, prediction_FK = truth_FKC[:, 1:, channel], prediction_FKC[:, 1:, channel]
+        names = [f"t = {frame * spec.dt:.3g}" for frame in frames]
+        figure = plots.spectra(waves_K, truth_FK, prediction_FK, names, label=label)
+        share = float(prediction_FK[-1].sum() / max(truth_FK[-1].sum(), np.finfo(float).tiny))
+        off = np.flatnonzero(
+            np.abs(np.log2(np.maximum(prediction_FK[-1], 1e-300) / np.maximum(truth_FK[-1], 1e-300))) > 1
+        )
+        said = (
+            f"Mean over {len(finite)} test trajectories; the mean of the field is left out. At {names[-1]} the "
+            f"prediction holds {share:.3g} times the energy of the truth, and "
+        )
+        said += (
+            f"is within a factor of two of it up to {waves_K[off[0]]:g} waves." if len(off) else
+            "is within a factor of two of it at every wavenumber."
+        )  # fmt: skip
+        more = f", {name}" if spec.channels > 1 else ""
+        shown.append(image(f"Energy spectrum{more}", said, plots.png(figure)))
+    return shown
+
+
+def _energy(fields_BFXC: Sequence[NDArray[np.float32]], of: Rollout) -> NDArray[np.float64]:
+    """Mean spectrum of so many trajectories at each frame, (F, K, C)."""
+    fields = torch.from_numpy(np.stack(fields_BFXC))
+    return measures.energy_spectrum(fields, of.spec.boundary).mean(dim=0).numpy()
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "not finite"
