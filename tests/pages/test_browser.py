@@ -24,17 +24,19 @@ class Page(NamedTuple):
 
 
 SECTIONS = (
-    "Summary",
-    "Best trials",
+    "Result",
+    "The winner",
     "Course of the search",
-    "Score against each parameter",
-    "Trials that did not run to the end",
+    "What the score depends on",
+    "What trials shared",
+    "Why trials stopped",
+    "Best trials",
     "Confirmation",
     "What was searched",
 )
 PAGES = {
     "study": Page("study", write_report, SECTIONS),
-    "pareto study": Page("pareto_study", write_report, (*SECTIONS[:2], "Pareto front", *SECTIONS[2:])),
+    "pareto study": Page("pareto_study", write_report, (*SECTIONS[:3], "Pareto front", *SECTIONS[3:])),
 }
 
 
