@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench install
+.PHONY: demo test lint bench pictures install
 
 install: $(INSTALLED)
 
@@ -27,8 +27,13 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# of the README, from the study of `make demo`
+pictures: $(INSTALLED)
+	$(PYTHON) docs/pictures.py runs/demo
+
 # several hours on two cores; the results go to benchmarks/RESULTS.md
 bench: data/demo.h5
+	$(PYTHON) benchmarks/first_report.py
 	$(PYTHON) benchmarks/nu_table.py
 	$(PYTHON) benchmarks/stages.py
 	$(PYTHON) benchmarks/ttc.py

@@ -161,7 +161,7 @@ def search(
 def trials(
     study: Study,
     top: Annotated[int, typer.Option(help="How many rows.", min=1)] = 10,
-    json: Annotated[Path | None, typer.Option(help="Write every trial to this file, too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every trial to this file, too.", dir_okay=False)] = None,
 ) -> None:
     """List the trials of a study, the best first.
 

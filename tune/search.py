@@ -46,7 +46,7 @@ from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
 from ups.core.artifacts import ArtifactStore
 from ups.core.objects import StoreUnreachable
-from ups.core.remote_store import RemoteStore, open_store
+from ups.core.remote_store import open_store
 from ups.core.tracking import WandbConfig, check_installed
 from ups.core.types import Status
 
@@ -119,7 +119,7 @@ def run_search(
     start = time.monotonic()
     place = store_place(folder, plan.config)
     store = open_store(place)
-    if isinstance(store, RemoteStore):
+    if plan.config.resources.store is not None:
         store.check()
     with pool_of(plan.config.resources, address) as pool, OpenStudy(folder, plan, resume=resume) as study:
         driver = Driver(

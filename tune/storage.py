@@ -5,13 +5,13 @@ Everything that a search asks of either is one `Backend`; `tune.database` has th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, Protocol
@@ -91,12 +91,12 @@ class Reader:
     """asks who is there now; gives whether somebody works on an open trial"""
 
 
-@contextmanager
+@contextlib.contextmanager
 def reading(folder: Path, place: str | None, name: str | None) -> Iterator[Reader]:
     """The study, without a lock and without a word to its driver; `place` and `name` as in `backend_of`.
 
     Raises:
-        UserError: there is no journal; the database cannot be reached, or has no such study.
+        UserError: there is no journal, or it is damaged; the database cannot be reached, or has no such study.
     """
     if place is not None and is_database(place):
         from tune.database import reading_database
@@ -108,7 +108,8 @@ def reading(folder: Path, place: str | None, name: str | None) -> Iterator[Reade
     path = _journal_of(folder, place)
     if path is None:
         raise UserError(f"{folder}: its journal is missing ({place or folder / 'journal.log'})")
-    study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(_Journal(path)))
+    with _readable(path):
+        study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(_Journal(path)))
 
     def look() -> Callable[[FrozenTrial], bool]:
         searching = _is_locked(folder / ".lock")
@@ -123,7 +124,7 @@ def read_trials(
     """Every trial by number, and whether somebody works on an open one.
 
     Raises:
-        UserError: the database cannot be reached, or has no such study.
+        UserError: the database cannot be reached, or has no such study; the journal is damaged.
     """
     if not is_database(place) and _journal_of(folder, place) is None:
         return [], lambda trial: False
@@ -161,7 +162,8 @@ class JournalBackend:
                     shutil.copyfile(self._snapshot, self._path)
             # Optuna would append to half a line, and never read the file again
             drop_half_line(self._path)
-            storage = JournalStorage(_Journal(self._path))
+            with _readable(self._path):
+                storage = JournalStorage(_Journal(self._path))
         except OSError as error:
             raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
         study = optuna.create_study(
@@ -203,6 +205,22 @@ class JournalBackend:
         if self._snapshot is not None and self._path.exists():
             write_atomic(self._snapshot, self._path.read_bytes())
             self._copied = time.monotonic()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What Optuna cannot read in a journal is told in one line.
+
+    Raises:
+        UserError: a line of it is none that Optuna has written.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged, or no journal of Optuna ({type(error).__name__}: {error}); restore it, or search into "
+            "another folder"
+        ) from error
 
 
 def take_lock(path: Path, what: Path) -> IO[str]:

@@ -35,7 +35,7 @@ Place = Annotated[
 @store_app.command("ls")
 def ls(
     place: Place,
-    json: Annotated[Path | None, typer.Option(help="Write every artifact to this file, too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every artifact to this file, too.", dir_okay=False)] = None,
 ) -> None:
     """List the artifacts of a store, those first that a collection would remove first.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -118,11 +119,15 @@ def load_search_config(source: str | Path) -> SearchConfig:
         raise ConfigError(f"{path}: {error}") from None
 
 
+_OF_CLUSTERS = "cluster"
+"""folder beside the configs whose files start machines"""
+
+
 def find_shipped(name: str, folder: str) -> Path:
     """A path as given if it exists; else the shipped file of that bare name in `folder` (a checkout's comes first).
 
     Raises:
-        ConfigError: neither exists; the message lists what is shipped.
+        ConfigError: neither exists, or it is a folder; the message lists what is shipped.
     """
     path = Path(name)
     if path.is_file():
@@ -133,8 +138,13 @@ def find_shipped(name: str, folder: str) -> Path:
     for file in shipped:
         if name in (file.stem, file.name):
             return file
-    names = ", ".join(dict.fromkeys(file.stem for file in shipped)) or "none"
-    raise ConfigError(f"{name}: no such file, and no shipped one of that name (there are: {names})")
+    if path.is_dir():
+        raise ConfigError(f"{name}: is a folder, expected a YAML file")
+    names = [file.stem for file in dict.fromkeys(shipped) if file.parent.name != _OF_CLUSTERS]
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    there = ", ".join(dict.fromkeys(names)) or "none"
+    raise ConfigError(f"{name}: no such file, and no shipped one of that name{hint} (there are: {there})")
 
 
 def read_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -175,13 +185,15 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     """`path=value` words as a mapping; values are YAML.
 
     Raises:
-        ConfigError: a word without `=`, or a value that is not YAML.
+        ConfigError: a word without `=`, a value that is not YAML, or a path that is given two of them.
     """
     values: dict[str, Any] = {}
     for word in assignments:
         path, equals, text = word.partition("=")
         if not equals or not path:
             raise ConfigError(f"{word}: expected path=value, such as latent.tokens=32")
+        if path in values:
+            raise ConfigError(f"{path}: given twice, as {values[path]!r} and as {text}; leave one out")
         try:
             values[path] = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError:

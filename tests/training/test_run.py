@@ -198,7 +198,7 @@ def test_damaged_checkpoints_are_one_line(config: RunConfig, tmp_path: Path) -> 
     best.write_bytes(best.read_bytes()[:-100])
     with pytest.raises(DataError, match="damaged checkpoint"):
         load_surrogate(tmp_path)
-    with pytest.raises(DataError, match="no such checkpoint"):
+    with pytest.raises(DataError, match="nowhere: no trained run here"):
         load_surrogate(tmp_path / "nowhere")
 
 

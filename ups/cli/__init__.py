@@ -101,7 +101,7 @@ def evaluate(
     ttc: Annotated[
         str | None, typer.Option(help="Search at test time: a YAML file of settings, or a shipped name.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.", dir_okay=False)] = None,
 ) -> None:
     """Score a trained run in physical units, beside rows that need no training.
 
@@ -143,7 +143,7 @@ def evaluate(
 @app.command("rollout")
 def rollout(
     run: Run,
-    out: Annotated[Path, typer.Option(help="A picture (.png) or the fields (.h5).")],
+    out: Annotated[Path, typer.Option(help="A picture (.png) or the fields (.h5).", dir_okay=False)],
     trajectory: Annotated[int, typer.Option(help="Number within the run's test trajectories.", min=0)] = 0,
     cells: Annotated[int | None, typer.Option(help="Cells along each axis. [the run's]", min=1)] = None,
 ) -> None:

@@ -43,7 +43,7 @@ def config_diff(
 def config_import(
     old: Annotated[Path, typer.Argument(help="A golden file of the earlier system.", metavar="OLD.yaml")],
     base: Annotated[str, typer.Option(help="Says what the old format does not: data, encoder, decoder.")] = "burgers1d",
-    out: Annotated[Path | None, typer.Option(help="Write the config to this file. [printed]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the config to this file. [printed]", dir_okay=False)] = None,
 ) -> None:
     """Turn a config of the earlier system into one of this, and list what was mapped, derived and dropped.
 

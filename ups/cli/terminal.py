@@ -6,6 +6,7 @@ import errno
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 
 import typer
 from rich.console import Console
@@ -27,7 +28,8 @@ def run_app(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        return say(error.format_message().rstrip(".") + hint, error.exit_code)
+        words = sys.argv[1:] if args is None else args
+        return say(error.format_message().rstrip(".") + _got(error, words) + hint, error.exit_code)
     except typer.Abort:
         return say("interrupted", 130)
     except OSError as error:
@@ -38,6 +40,17 @@ def run_app(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     if code == 130:
         return say("interrupted", 130)
     return code if isinstance(code, int) else 0
+
+
+def _got(error: TyperException, words: Sequence[str]) -> str:
+    """The value that an option refused, which Typer's message of a number leaves out."""
+    options = getattr(getattr(error, "param", None), "opts", ())
+    for word, after in pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        value = value if equals else after
+        if option in options and value and value not in error.format_message():
+            return f", got {value!r}"
+    return ""
 
 
 def say(message: str, code: int) -> int:
@@ -71,7 +84,9 @@ def can_redraw(screen: Console) -> bool:
 
 
 def _operating_system(error: OSError) -> int:
-    where = f"{error.filename}: " if error.filename else ""
+    # of a file that was to be renamed the name that was asked for
+    name = error.filename2 or error.filename
+    where = f"{name}: " if name else ""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return say(f"{where}no permission ({error.strerror})", 2)
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):

@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ups.core.errors import DataError
+from ups.core.errors import DataError, UserError
 from ups.core.leases import Lease, Leases
 from ups.core.runtime import sha256_of, write_atomic
 from ups.core.store import MANIFEST, Artifact, Store, digest_of, disk_in_words, pin_from_json, pin_to_json
@@ -51,6 +51,18 @@ class ArtifactStore(Store):
     @property
     def is_there(self) -> bool:
         return any(self._entries()) or (self.root / "leases").is_dir() or (self.root / "pins").is_dir()
+
+    def check(self) -> None:
+        """See that the place can be a folder, before a night is spent.
+
+        Raises:
+            UserError: a file is in the way.
+        """
+        for place in (self.root, *self.root.absolute().parents):
+            if place.is_dir():
+                return
+            if place.exists():
+                raise UserError(f"{place}: is a file, expected a folder for the store; {self._remedy}")
 
     def has(self, key: str) -> bool:
         return (self._folder(key) / MANIFEST).is_file()

@@ -86,12 +86,19 @@ def known_paths(schema: type[Schema], prefix: str = "") -> Iterator[str]:
 
 
 def unknown_key(path: str, known: list[str]) -> str:
-    """The message for a path that does not exist, with the nearest existing one."""
+    """The message for a path that does not exist, with the nearest existing one, or with what stands beside it."""
     if path in known:
         return f"{path}: this key belongs to another kind than the one chosen"
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+    above, _, leaf = path.rpartition(".")
+    groups = {".".join(parts[:k]) for parts in (other.split(".") for other in known) for k in range(1, len(parts))}
+    near = difflib.get_close_matches(path, [*known, *sorted(groups)], n=1, cutoff=0.5)
+    if above in groups and near:
+        # a long beginning in common makes any two neighbours look alike: the last words have to
+        beside = sorted({other[len(above) + 1 :].split(".")[0] for other in known if other.startswith(f"{above}.")})
+        alike = difflib.get_close_matches(leaf, beside, n=1, cutoff=0.5)
+        if not alike and near[0].rsplit(".", 1)[-1] != leaf:
+            return f"{path}: unknown key; {above} has {', '.join(beside)}"
     if not near:
-        leaf = path.rsplit(".", 1)[-1]
         near = [other for other in known if other.rsplit(".", 1)[-1] == leaf][:1]
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return f"{path}: unknown key{hint}"

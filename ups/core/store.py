@@ -86,6 +86,14 @@ class Store(ABC):
         """Whether anything was ever put here."""
 
     @abstractmethod
+    def check(self) -> None:
+        """See that the place can be a store, before a night is spent.
+
+        Raises:
+            UserError: it cannot.
+        """
+
+    @abstractmethod
     def has(self, key: str) -> bool:
         """Whether an artifact is published; neither its files are read nor does it count as used."""
 

@@ -95,6 +95,8 @@ def load_surrogate(run: Path, device: str = "cpu") -> Surrogate:
         DataError: nothing trained there, or the file is damaged.
     """
     path = checkpoint_of(run)
+    if not path.is_file():
+        raise DataError(f"{run}: no trained run here ({path} is missing); `ups train CONFIG --out {run}` makes one")
     try:
         return surrogate_of(load_checkpoint(path)).to(device).eval()
     except DataError as error:

@@ -69,7 +69,7 @@ def generate(
 
     Raises:
         ConfigError: unknown equation or parameter, a number out of range, or one that no solution follows from.
-        DataError: `initial` cannot be read or does not fit, or `out` cannot be written.
+        DataError: `initial` cannot be read, does not fit or is `out` itself, or `out` cannot be written.
     """
     if equation not in GENERATORS:
         raise ConfigError(f"equation: must be one of {', '.join(GENERATORS)}, got {equation!r}")
@@ -92,6 +92,8 @@ def generate(
         attributes["seed"] = seed
         first_frame = partial(_draw, generator, seed, cells * oversample)
     else:
+        if Path(initial).resolve() == Path(out).resolve():
+            raise DataError(f"{out}: is the file that the first frames come from, and would be replaced; write another")
         first_SXC, length = _first_frames(Path(initial), known, trajectories)
         trajectories, given = len(first_SXC), first_SXC.shape[1]
         cells = cells or given // oversample

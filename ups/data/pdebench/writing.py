@@ -100,14 +100,14 @@ def new_file(
         DataError: the file cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, expected the name of a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(temporary, "w") as file:
             file.attrs.update(attributes)
             yield family.create(file, shape, dt, length)
-        if path.is_dir():
-            raise DataError(f"{path}: is a folder, expected the name of a file")
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None

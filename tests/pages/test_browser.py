@@ -1,0 +1,99 @@
+"""Every page that is written, opened in headless Chromium: nothing is missing, broken, too small or too pale.
+
+A further page is a line in PAGES: who writes it, from which fixture, and the headings that it must have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from looking import Browser
+
+from tune.report import write_report
+
+
+class Page(NamedTuple):
+    made_of: str
+    """a fixture that gives a folder"""
+    write: Callable[[Path, Path], object]
+    """(folder, file to write)"""
+    sections: tuple[str, ...]
+
+
+SECTIONS = (
+    "Result",
+    "The winner",
+    "Course of the search",
+    "What the score depends on",
+    "What trials shared",
+    "Why trials stopped",
+    "Best trials",
+    "Confirmation",
+    "What was searched",
+)
+PAGES = {
+    "study": Page("study", write_report, SECTIONS),
+    "pareto study": Page("pareto_study", write_report, (*SECTIONS[:3], "Pareto front", *SECTIONS[3:])),
+}
+
+
+@pytest.fixture(scope="module")
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the file of a page, written once."""
+    folder = tmp_path_factory.mktemp("written")
+
+    def write(name: str) -> Path:
+        out = folder / f"{name}.html"
+        if not out.exists():
+            PAGES[name].write(request.getfixturevalue(PAGES[name].made_of), out)
+        return out
+
+    return write
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_can_be_read(name: str, width: int, written: Callable[[str], Path], browser: Browser) -> None:
+    browser.open(written(name), width)
+    sections = browser.sections()
+    assert tuple(sections) == PAGES[name].sections
+    assert all(sections.values()), sections
+    assert browser.complaints() == []
+
+
+FINE = '<html><body style="color:#222"><section><h2>A</h2><p>words</p>{}</section></body></html>'
+CHART = '<svg role="img" aria-label="a chart" viewBox="0 0 400 200" width="400">{}</svg>'
+MARKS = '<rect width="9" height="9"/><circle r="3"/><path d="M0 0L9 9"/>'
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("<p>more</p>", None),
+        (CHART.format(MARKS + '<text x="20" y="60" font-size="16">fine</text>'), None),
+        ('<p style="font-size:9px">tiny</p>', "small text, 9.0 px: tiny"),
+        ('<p style="color:#999">pale</p>', "contrast 2.85: pale"),
+        ('<p style="background:#333">dark</p>', "contrast 1.26: dark"),
+        ('<p style="white-space:nowrap">' + "long " * 100 + "</p>", "scrolls sideways"),
+        ('<img src="https://127.0.0.1:9/a.png" alt="far">', "network: https://127.0.0.1:9/a.png"),
+        ('<img src="data:image/png;base64,AAAA" alt="torn">', "a broken picture: torn"),
+        ("<script>undefined_function()</script>", "console: "),
+        (CHART.format(""), "an empty chart: a chart"),
+        (CHART.format(MARKS + '<text x="380" y="60">outside it</text>'), "text outside its figure: outside it"),
+        (CHART.format(MARKS + '<text x="9" y="60" font-size="10">fine print</text>'), "small text, 10.0 px"),
+        (CHART.format(MARKS + '<rect width="400" height="200"/><text x="9" y="60">hidden</text>'), "contrast 1.00"),
+    ],
+)
+def test_what_a_reader_would_complain_of_is_found(
+    content: str, complaint: str | None, tmp_path: Path, browser: Browser
+) -> None:
+    (tmp_path / "page.html").write_text(FINE.format(content))
+    browser.open(tmp_path / "page.html", 400 if complaint else 1280)
+    found = browser.complaints()
+    if complaint is None:
+        assert found == []
+    else:
+        assert any(each.startswith(complaint) for each in found), found
