@@ -34,6 +34,8 @@ from ups.evaluation.stages import number
 from ups.pages.images import image
 from ups.pages.page import page, remark, section, table
 
+DRAWN = 20
+"""entries of a protocol, the best"""
 COLUMNS = ("rank", "folder", "what", "test error", "validation", "training", "parameters", "s/trajectory", "golden")
 _CSV = (
     "protocol",
@@ -150,10 +152,10 @@ def leaderboard_html(board: Leaderboard, folder: Path) -> str:
     """A page of its own: for each protocol its table, and the errors drawn beside those who know nothing."""
     sections = []
     for title, group in _sections(board):
-        content = table(title, COLUMNS, _rows(group))
-        tested = {str(entry.folder): entry.test for entry in group if entry.test is not None}
+        content = table(title, COLUMNS, _rows(group), short=True)
+        tested = {str(entry.folder): entry.test for entry in group[:DRAWN] if entry.test is not None}
         if len(tested) > 1 and group[0].report is not None:
-            said = f"{len(tested)} entries from {number(min(tested.values()))} to {number(max(tested.values()))}."
+            said = f"The best {len(tested)}, from {number(min(tested.values()))} to {number(max(tested.values()))}."
             figure = plots.error_bars(tested, reference_rows(group[0].report))
             content += image("Test errors", said, plots.png(figure))
         sections.append(section(title, content))

@@ -54,7 +54,8 @@ def compare_rows(reports: Reports) -> tuple[list[str], list[list[str]]]:
     first = next(iter(reports.values()))
     shown = {label: name for label, name in _COLUMNS.items() if any(name in each.metrics for each in reports.values())}
     rows = []
-    for run, report in sorted(reports.items(), key=lambda item: item[1].metrics["rollout_nrmse"]):
+    for run in _best_first(reports):
+        report = reports[run]
         weights = report.cost.get("parameters")
         rows.append(
             [
@@ -109,7 +110,7 @@ def compare_figure(reports: Reports, title: str = "") -> Figure:
         return _errors(reports, title)
     names = _short_names(reports)
     longest = max((report.curves["time"] for report in reports.values()), key=len)
-    lines = {names[run]: report.curves["nrmse"] for run, report in reports.items()}
+    lines = {names[run]: reports[run].curves["nrmse"] for run in _best_first(reports)}
     return plots.error_over_time(lines, reference_curves(first), longest, title=title)
 
 
@@ -135,7 +136,10 @@ def compare_html(reports: Reports) -> str:
     warnings = "".join(map(remark, _warnings(reports)))
     sections = [
         section(
-            "Scores", remark(f"nRMSE, physical units: {protocol_line(first)}") + table("Runs", header, rows) + warnings
+            "Scores",
+            remark(f"nRMSE, physical units: {protocol_line(first)}")
+            + table("Runs", header, rows, short=True)
+            + warnings,
         ),
         section("Pictures", gallery(pictures)),
         *(
@@ -156,8 +160,13 @@ def _errors(reports: Reports, title: str = "") -> Figure:
         for run, error_S in known.items()
         if len(error_S) > 1 and np.isfinite(error_S).all()
     }
-    errors = {names[run]: report.metrics["rollout_nrmse"] for run, report in reports.items()}
+    errors = {names[run]: reports[run].metrics["rollout_nrmse"] for run in _best_first(reports)}
     return plots.error_bars(errors, reference_rows(next(iter(reports.values()))), intervals=intervals, title=title)
+
+
+def _best_first(reports: Reports) -> list[str]:
+    """The order of every table and picture, so that a run has one colour."""
+    return sorted(reports, key=lambda run: reports[run].metrics["rollout_nrmse"])
 
 
 def _short_names(reports: Reports) -> dict[str, str]:

@@ -95,7 +95,8 @@ def _course(run: Path, result: RunResult) -> str:
     ]
     parts = [gallery([each for each in shown if each])]
     if result.stages:
-        parts.append(table("Stages", STAGE_COLUMNS, stage_rows(result.stages)))
+        rows = stage_rows(result.stages)
+        parts.append(table("Stages", STAGE_COLUMNS, rows, short=not any(row[-1] for row in rows)))
     return "".join(parts)
 
 
@@ -145,8 +146,8 @@ def _line_chart(
 def _scores(report: Report) -> str:
     parts = [
         f"<p>{escape(protocol_line(report))}</p>",
-        table("Errors", ("nRMSE", "mean", "s/trajectory"), rollout_rows(report)),
-        table("Further metrics", ("metric", "value"), further_rows(report)),
+        table("Errors", ("nRMSE", "mean", "s/trajectory"), rollout_rows(report), short=True),
+        table("Further metrics", ("metric", "value"), further_rows(report), short=True),
         *(remark(note) for note in report.notes),
     ]
     if report.zero_shot is not None:

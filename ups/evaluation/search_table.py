@@ -57,7 +57,10 @@ def search_html(report: Report) -> str:
     """The sections and the picture of one run, as a part of a page; empty without a search."""
     if report.ttc is None:
         return ""
-    parts = [table(found.header[0], found.header, found.rows) for found in search_sections(report)]
+    parts = [
+        table(found.header[0], found.header, found.rows, short=len(found.words) == 1)
+        for found in search_sections(report)
+    ]
     if len(report.ttc.curve) > 1:
         first, last = report.ttc.curve[0], report.ttc.curve[-1]
         said = (

@@ -42,6 +42,7 @@ th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; bo
 th { font-weight: 600; white-space: nowrap } td { white-space: pre-line; overflow-wrap: anywhere; min-width: 3.5rem }
 td:nth-child(-n+4) { white-space: nowrap; overflow-wrap: normal }
 td:last-child { min-width: 11rem }
+.short td { white-space: nowrap; min-width: 0 } .short th[scope=row] { white-space: normal; min-width: 7rem }
 @media print { .wide { overflow: visible } section { break-inside: avoid-page } }
 """
 
@@ -94,18 +95,21 @@ def uneven_gallery(charts: Sequence[str]) -> str:
     return f'<div class="uneven">{shown}</div>' if shown else remark("Nothing to draw yet.")
 
 
-def table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, short: bool = False) -> str:
     """A table that scrolls within itself where the screen is narrow, with the keyboard too.
 
-    The first cell of a row is what the row is about.
+    The first cell of a row is what the row is about. `short`: the others are numbers and single words, none of which
+    may be broken.
     """
     head = "".join(f'<th scope="col">{escape(label)}</th>' for label in header)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
         for row in rows
     )
+    kind = ' class="short"' if short else ""
     return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(name)}"><table>'
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(name)}">'
+        f"<table{kind}>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
