@@ -86,7 +86,7 @@ def _drawing(title: str, panels: list[Panel], said: str) -> str:
 
 def _sample(colour: str, fill: str) -> str:
     return (
-        f'<path stroke="{colour}" stroke-width="3" d="M0 7h22"/>'
+        f'<path fill="none" stroke="{colour}" stroke-width="3" d="M0 7h22"/>'
         f'<circle cx="11" cy="7" r="4.5" fill="{fill}" stroke="{colour}" stroke-width="1.8"/>'
     )
 

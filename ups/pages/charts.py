@@ -25,8 +25,8 @@ quickly, and nobody hovers over a thousand"""
 CROWD = 300
 """marks of a layer from which on they are drawn smaller"""
 STYLE = """
-svg text { font: 13px system-ui, sans-serif; fill: #1b2530 }
-svg .axis { stroke: #55606b } svg .grid { stroke: #e6eaee }
+svg text { font: 13.5px system-ui, sans-serif; fill: #1b2530 }
+svg .axis { stroke: #55606b; fill: none } svg .grid { stroke: #e6eaee; fill: none }
 svg .halo { paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejoin: round }
 svg .soft { fill: #55606b } svg .inverse { fill: #fff }
 """
@@ -150,8 +150,8 @@ def px(value: float) -> str:
 
 
 def wrapped(text: str, room: float) -> list[str]:
-    """The text in lines of so many pixels, about 7 a letter: smaller letters would not be read on a narrow screen."""
-    return textwrap.wrap(text, max(int(room / 7), 1)) or [""]
+    """The text in lines of so many pixels, some 7 a letter: smaller letters would not be read on a narrow screen."""
+    return textwrap.wrap(text, max(int(room / 7.2), 1)) or [""]
 
 
 def short(value: float) -> str:
