@@ -1,6 +1,8 @@
 """The commands of `ups` without the search: what they print, write and return."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -356,9 +358,38 @@ def test_compare_runs(ups, tmp_path, trained):
     assert str(trained.name) in (tmp_path / "c.html").read_text()
     assert ups("compare", trained, "--out", tmp_path / "c.png")[0] == 0
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert ups("compare", trained, "--out", tmp_path / "c.svg")[0] == 0
+    assert b"<svg" in (tmp_path / "c.svg").read_bytes()
     code, _, err = ups("compare", trained, tmp_path / "nowhere")
     assert code == 2
     assert is_one_line(err)
+
+
+def test_report_of_a_run_is_one_page_and_its_figures(ups, tmp_path, trained):
+    code, out, _ = ups("report", trained, "--out", tmp_path / "a.html", "--figures", tmp_path / "figures")
+    assert (code, out) == (0, f"{tmp_path / 'a.html'}\n")
+    page = (tmp_path / "a.html").read_text()
+    titles = re.findall("<h2>(.*?)</h2>", page)
+    assert titles == ["Summary", "Course of training", "Pictures", "Scores", "Config"]
+    assert not re.search(r'(src|href)="(?!data:image/|#)', page)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"validation-score.svg", "training-loss.svg", "error-over-time.png", "energy-spectrum.png"} <= names
+    assert len(names) == page.count("<figure")
+
+
+def test_report_without_its_data_leaves_the_pictures_out_and_says_why(ups, tmp_path, trained):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("store", "checkpoints"))
+    assert ups("report", copy)[0] == 0
+    page = (copy / "report.html").read_text()
+    assert "No pictures" in page
+    assert "put the file back" in page
+    assert "<h2>Scores</h2>" in page
+    (copy / "result.json").unlink()
+    code, _, err = ups("report", copy)
+    assert code == 2
+    assert is_one_line(err)
+    assert "no finished run here" in err
 
 
 def test_config_show_is_complete_and_loads_again(ups, tmp_path, config_file):

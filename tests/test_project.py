@@ -21,8 +21,15 @@ def test_every_package_is_listed_for_the_wheel() -> None:
 def test_every_dependency_is_pinned_and_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    # Optuna's sampler of that name imports cmaes
-    modules = {"pyyaml": "yaml", "ray[default,tune,train]": "ray", "psycopg[binary]": "psycopg", "cmaes": "optuna"}
+    # Optuna imports cmaes for its sampler of that name, and sklearn for the forests of fANOVA
+    modules = {
+        "pyyaml": "yaml",
+        "ray[default,tune,train]": "ray",
+        "psycopg[binary]": "psycopg",
+        "cmaes": "optuna",
+        "scikit-learn": "optuna",
+        "pillow": "PIL",
+    }
     sources = "\n".join(path.read_text() for top in ("ups", "tune") for path in (ROOT / top).rglob("*.py"))
     for name in project["dependencies"]:
         assert name.split("[")[0].lower() in pins, f"{name} has no pin"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tune.store_cli import store_app
-from ups.cli import app, train_and_show
+from ups.cli import app, train_and_show, write_run_page
 from ups.cli import train as train_alone
 from ups.cli.config import Config, Overrides
 from ups.cli.terminal import console, run_app, say
+from ups.core.errors import UserError
 
 if TYPE_CHECKING:
     from tune.search import Summary
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from ups.core.types import Report, RunResult
 
 app.add_typer(store_app, name="store")
-# the one below trains on several workers, too
-app.registered_commands = [command for command in app.registered_commands if command.name != "train"]
+# the ones below train on several workers, and know studies, too
+app.registered_commands = [command for command in app.registered_commands if command.name not in ("train", "report")]
 
 Study = Annotated[Path, typer.Argument(help="A STUDY folder, written by `ups search`.", metavar="STUDY")]
 
@@ -220,20 +221,45 @@ def replay(study: Study) -> None:
 
 @app.command("report")
 def report(
-    study: Study,
-    out: Annotated[Path | None, typer.Option(help="The page to write. [STUDY/report.html]")] = None,
+    folder: Annotated[Path, typer.Argument(help="A folder of `ups search` or `ups train`.", metavar="STUDY|RUN")],
+    out: Annotated[Path | None, typer.Option(help="The page to write. [report.html in the folder]")] = None,
     figures: Annotated[
         Path | None,
         typer.Option(help="Folder for every figure as a file of its own, too, SVG or PNG.", metavar="DIR"),
     ] = None,
 ) -> None:
-    """Write a page about a study: its trials, its best configs, its promotion.
+    """Write a page about a study (its trials, its best configs, its promotion), or about a single run.
 
     Example: ups report runs/demo --out demo.html --figures figures
     """
     from tune.report import write_report
 
-    print(write_report(study, out or study / "report.html", figures))
+    if (folder / "config.yaml").is_file():
+        write_run_page(folder, out, figures)
+    else:
+        print(write_report(folder, out or folder / "report.html", figures))
+
+
+@app.command("leaderboard")
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(help="A folder with runs and studies, however deep.", metavar="DIR")],
+    out: Annotated[Path | None, typer.Option(help="Write a table (.csv) or a page (.html), too.")] = None,
+) -> None:
+    """Rank the runs and studies below a folder by their test error, each protocol on its own.
+
+    Example: ups leaderboard runs --out leaderboard.html
+    """
+    if out is not None and out.suffix not in (".csv", ".html"):
+        raise UserError(f"--out: must end in .csv or .html, got {out}")
+    from tune.leaderboard import leaderboard_csv, leaderboard_html, leaderboard_table, load_leaderboard
+    from ups.core.runtime import write_atomic
+
+    board = load_leaderboard(folder)
+    console().print(leaderboard_table(board))
+    if out is not None:
+        text = leaderboard_csv(board) if out.suffix == ".csv" else leaderboard_html(board, folder)
+        write_atomic(out, text.encode())
+        print(out)
 
 
 @app.command("doctor")

@@ -142,9 +142,9 @@ def pareto(study: StudyFolder) -> list[str]:
 
 
 def marks(trials: Sequence[TrialRecord], place: Callable[[TrialRecord], float], *, titled: bool = True) -> list[Layer]:
-    """Score of each trial at its place, told apart by how the trial ended."""
+    """Score of each trial at its place, told apart by how the trial ended; those that ran to the end on top."""
     layers: list[Layer] = []
-    for label, colour, mark, states in GROUPS:
+    for label, colour, mark, states in (*GROUPS[1:], GROUPS[0]):
         chosen = [trial for trial in trials if trial.state in states]
         if chosen:
             layers.append(

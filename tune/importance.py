@@ -31,13 +31,13 @@ from ups.core.types import Status
 
 FEWEST = 20
 """complete trials, below which a forest says nothing"""
-MOST = 300
+MOST = 200
 """complete trials that are looked at, an even choice of all: time grows with them, and the ranking does not change"""
-REPEATS, TREES = 10, 16
+REPEATS, TREES = 8, 16
 """forests, each with shadows and a seed of its own, and trees of one"""
 SHADOWS = 4
 """of a forest, at least: where fewer parameters are judged, each has several"""
-GROUPS = 8
+GROUPS = 6
 """sets of conditional parameters that are looked at, those with the most trials"""
 QUANTILE = 0.95
 """of the largest shadow: the floor"""

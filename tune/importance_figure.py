@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from tune.importance import FEWEST, MOST, QUANTILE, REPEATS, Panel, Ranking
-from ups.pages.charts import BLUE, GREY, figure, fitted, legend_key, px
+from ups.pages.charts import BLUE, GREY, figure, legend_key, px, wrapped
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 440, 4, 12, 4, 32
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -55,9 +55,10 @@ def _drawing(title: str, panels: list[Panel], said: str) -> str:
     for panel in panels:
         if panel.condition:
             told = f"where {panel.condition} ({panel.trials} trials):"
-            size = fitted(told, _WIDTH - _LEFT)
-            parts.append(f'<text class="soft" x="{_LEFT}" y="{px(y + 13)}"{size}>{escape(told)}</text>')
-            y += 20
+            for line in wrapped(told, _WIDTH - _LEFT):
+                parts.append(f'<text class="soft" x="{_LEFT}" y="{px(y + 13)}">{escape(line)}</text>')
+                y += 17
+            y += 3
         for each in panel.found:
             colour = GREY if each.is_noise else BLUE
             bar = y + 22
@@ -85,7 +86,7 @@ def _drawing(title: str, panels: list[Panel], said: str) -> str:
 
 def _sample(colour: str, fill: str) -> str:
     return (
-        f'<path stroke="{colour}" stroke-width="3" d="M0 7h22"/>'
+        f'<path fill="none" stroke="{colour}" stroke-width="3" d="M0 7h22"/>'
         f'<circle cx="11" cy="7" r="4.5" fill="{fill}" stroke="{colour}" stroke-width="1.8"/>'
     )
 

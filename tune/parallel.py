@@ -60,7 +60,7 @@ def parallel_coordinates(study: StudyFolder, order: Sequence[str]) -> str:
         chosen = bundle(line for line, own in zip(lines, shares, strict=True) if own <= share)
         parts.append(f'<path fill="none" stroke="{colour}" stroke-width="{width}" d="{chosen}"/>')
     parts.append(f'<path fill="none" stroke="{AMBER}" stroke-width="2.6" d="{bundle(lines[:1])}"/>')
-    parts += [axis.drawing() for axis in (*axes, scores)]
+    parts += [*(axis.drawing() for axis in axes), scores.drawing()]
     left = len(varied) - len(names)
     said = (
         f"A line is a trial that ran to its end ({len(drawn)} of {len(trials)}), from its parameters at the top, the "

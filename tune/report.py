@@ -26,12 +26,11 @@ from tune.slices import slices
 from tune.study import StudyFolder, diverged_shares, load_study
 from tune.tree_figure import stage_tree
 from ups.core.errors import UserError
-from ups.core.runtime import write_atomic
 from ups.core.types import Status
 from ups.evaluation.pictures import pictures_of_run
 from ups.evaluation.report import FILE_NAME
-from ups.pages.files import write_figures
-from ups.pages.page import details, gallery, page, remark, section, uneven_gallery
+from ups.pages.files import write_page
+from ups.pages.page import cards, details, gallery, page, remark, section, uneven_gallery
 
 SLICES = 8
 """parameters whose slices are shown at once, the most important; the others are folded away"""
@@ -48,15 +47,7 @@ def write_report(study: Path, out: Path | None = None, figures_in: Path | None =
     """
     opened = load_study(study)
     target = out or opened.path / "report.html"
-    if target.is_dir():
-        raise UserError(f"{target}: is a folder; name a file such as {target / 'report.html'}")
-    content = render(opened, _read_json(opened.path / RECORD))
-    try:
-        write_atomic(target, content.encode())
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
-    if figures_in is not None:
-        write_figures(content, figures_in)
+    write_page(render(opened, _read_json(opened.path / RECORD)), target, figures_in)
     return target
 
 
@@ -131,11 +122,7 @@ def _facts(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
         facts.append(("exploded", f"{shares[0]:.0%} → {shares[1]:.0%}", note))
     spent = sum(trial.seconds for trial in study.trials) * study.config.resources.cpus_per_trial
     facts.append(("time spent", duration(spent), "core time, summed over trials"))
-    cards = "".join(
-        f"<div><dt>{escape(label)}</dt><dd><strong>{escape(value)}</strong><span>{escape(note)}</span></dd></div>"
-        for label, value, note in facts
-    )
-    return f'<dl class="facts">{cards}</dl>'
+    return cards(facts)
 
 
 def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
@@ -143,7 +130,7 @@ def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
     if promotion is None or promotion["winner"] is None:
         return remark("Its predictions are drawn from test trajectories, which are not read before a promotion.")
     curves = {}
-    pictures: list[str] = []
+    told, pictures = "", list[str]()
     for each in promotion["contenders"]:
         if each["name"] not in (promotion["winner"], promotion["reference"]):
             continue
@@ -152,13 +139,14 @@ def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
             continue
         curves[each["name"]] = _read_json(folder / FILE_NAME)["curves"]
         if each["name"] == promotion["winner"]:
+            told = f"<p>{escape(each['name'])}, retrained on a fresh seed: confirm/{escape(folder.name)}.</p>"
             try:
                 pictures = pictures_of_run(folder)
             except UserError as error:
                 pictures = [remark(f"Its fields cannot be drawn: {str(error).replace(f'{folder}: ', '')}.")]
     if promotion["winner"] not in curves:
         return remark("The runs of the confirmation are gone: there is nothing to draw from.")
-    return gallery([confirm_figures.error_over_time(curves, promotion["winner"]), *pictures])
+    return told + gallery([confirm_figures.error_over_time(curves, promotion["winner"]), *pictures])
 
 
 def _finished_run(study: StudyFolder, runs: Sequence[Mapping[str, Any]]) -> Path | None:

@@ -18,9 +18,10 @@ from ups.config import RunConfig
 from ups.data.task import Task, Trajectories, load_task
 from ups.evaluation import paired as paired_module
 from ups.evaluation import searched
+from ups.evaluation.compare import compare_html
 from ups.evaluation.evaluate import Report, evaluate_run, score
 from ups.evaluation.foreign import evaluate_file
-from ups.evaluation.report import compare_html, load_report, report_table, save_report
+from ups.evaluation.report import load_report, report_table, save_report
 from ups.evaluation.search_report import SearchReport
 from ups.evaluation.search_table import budget_png
 from ups.evaluation.searched import budgets, evaluate_search, with_candidates, with_search
@@ -255,9 +256,9 @@ def test_terminal_and_page_show_every_part(report: Report) -> None:
     wanted = ("without its search", "oracle, choice by token", "4 (configured)", "residual", "rank corr", "judged")
     assert all(word in shown for word in wanted)
     page = compare_html({"<a>": report, "b": replace(report, ttc=None)})
-    assert page.count("Search at test time") == 1
-    assert "Search at test time: &lt;a&gt;" in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("<h2>Search at test time") == 1
+    assert "<h2>Search at test time: &lt;a&gt;" in page
+    assert page.count("data:image/png;base64,") == 3
     assert "oracle, choice by token" in page
     assert report.ttc is not None
     lost = replace(report.ttc, nrmse=math.inf, curve=tuple(replace(p, nrmse=math.inf) for p in report.ttc.curve))

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tune import report
+from tune import importance, report
 from tune.report import render, write_report
 from tune.space import SearchConfig
 from tune.study import Plan, StudyFolder, TrialRecord, diverged_shares
@@ -30,11 +30,13 @@ SEARCH = SearchConfig.parse(
     }
 )
 SECTIONS = (
-    "Summary",
-    "Best trials",
+    "Result",
+    "The winner",
     "Course of the search",
-    "Score against each parameter",
-    "Trials that did not run to the end",
+    "What the score depends on",
+    "What trials shared",
+    "Why trials stopped",
+    "Best trials",
     "Confirmation",
     "What was searched",
 )
@@ -188,9 +190,10 @@ def test_nothing_is_loaded_from_elsewhere(full):
     text = render(full, PROMOTION)
     page = Page(text)
     assert not {"script", "link", "iframe", "img", "object", "base"} & {tag for tag, _ in page.tags}
-    assert not [
-        name for name, _ in page.attributes if name in ("src", "href", "xlink:href", "srcset") or name[:2] == "on"
-    ]
+    assert not [name for name, _ in page.attributes if name in ("src", "xlink:href", "srcset") or name[:2] == "on"]
+    # links lead to places of the page itself
+    links = [value for name, value in page.attributes if name == "href"]
+    assert links == [f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section"]
     assert "http:" not in text
     assert "https:" not in text
     assert "url(" not in text
@@ -208,9 +211,19 @@ def test_charts_can_be_read_out(full):
     assert dict(page.tags)["html"]["lang"] == "en"
 
 
+def places(text):
+    """Where every shape of the drawings begins."""
+    for number in re.findall(r'(?:cx|cy|x1|x2|y1|y2)="([^"]+)"', text):
+        yield float(number)
+    for x, y in re.findall(r"M(-?[\d.]+) (-?[\d.]+)", text):
+        yield from (float(x), float(y))
+
+
 def test_marks_lie_inside_their_charts(full):
-    for number in re.findall(r'(?:cx|cy|x1|x2|y1|y2)="([^"]+)"', render(full, PROMOTION)):
-        assert -1 <= float(number) <= 441
+    found = list(places(render(full, PROMOTION)))
+    assert len(found) > 100
+    # the parameters of a trial are drawn below each other, in a higher box than the others
+    assert -1 <= min(found) <= max(found) <= 441
 
 
 @pytest.mark.parametrize(
@@ -259,7 +272,7 @@ MEASURED = (
 def test_several_objectives_have_a_pareto_front(tmp_path):
     text = render(judged(tmp_path, MEASURED, ("rollout_nrmse", "inference_ms")), None)
     page = Page(text)
-    assert tuple(page.headings) == (*SECTIONS[:2], "Pareto front", *SECTIONS[2:])
+    assert tuple(page.headings) == (*SECTIONS[:3], "Pareto front", *SECTIONS[3:])
     assert "The trials that no other one beats in all of rollout_nrmse, inference_ms." in page.text
     assert "Error against inference_ms" in page.text
     assert "2 of 4 trials that ran to the end are on the Pareto front." in page.text
@@ -267,8 +280,8 @@ def test_several_objectives_have_a_pareto_front(tmp_path):
     three = render(judged(tmp_path, MEASURED, ("rollout_nrmse", "inference_ms", "peak_memory_gib")), None)
     assert "Error against peak_memory_gib" in Page(three).text
     assert "No trial is on it yet." in Page(render(judged(tmp_path, (), ("rollout_nrmse", "parameters")), None)).text
-    for number in re.findall(r'(?:cx|cy|x1|x2|y1|y2)="([^"]+)"', text):
-        assert -1 <= float(number) <= 441
+    found = list(places(text))
+    assert -1 <= min(found) <= max(found) <= 441
 
 
 def test_constraints_are_shown_and_what_breaks_them_is_not_the_best(tmp_path):
@@ -351,3 +364,70 @@ def test_stages_stand_in_their_order_whichever_trial_was_first(tmp_path):
     whole = trial(1, {"operator:0.5": 0.4, "operator:1": 0.3, "diff_residual:1": 0.1})
     text = Page(render(StudyFolder(tmp_path, SEARCH, BASE, (later, whole)), None)).text
     assert "stages done: operator, diff_residual, consistency_distill" in text
+
+
+def test_a_table_says_what_its_rows_are_about(full):
+    page = Page(render(full, PROMOTION))
+    scopes = [attributes["scope"] for tag, attributes in page.tags if tag == "th"]
+    assert set(scopes) == {"col", "row"}
+
+
+def test_what_came_out_stands_before_how_it_came_about(full):
+    text = render(full, PROMOTION)
+    order = [
+        text.index(words)
+        for words in ("Improvement on test", "Score over trials", "How trials ended", "<summary>Their")
+    ]
+    assert order == sorted(order)
+    links = re.search(r"<nav.*?</nav>", text).group()
+    assert re.findall(r">([^<]+)</a>", links) == list(SECTIONS)
+
+
+def test_reasons_are_counted_and_parameters_not_repeated(tmp_path):
+    reason = "score 0.{} at operator:0.25 is number 9 of 1{} that arrived; the best 3 go on, up to 0.1"
+    stopped = [trial(n, 0.5, Status.PRUNED, reason.format(n, n), params={LR: 0.123456}) for n in range(1, 9)]
+    text = render(study(tmp_path, (trial(0, 0.4, params={}, origin="base"), *stopped)), None)
+    page = Page(text)
+    assert "behind others at operator:0.25" in page.text
+    assert "9 trials, 1 ran to the end, 8 stopped early" in page.text
+    assert page.text.count("0.1235") == 0
+
+
+def test_the_page_of_a_long_search_is_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(importance, "TREES", 1)
+    monkeypatch.setattr(importance, "REPEATS", 2)
+    many = [
+        trial(n, 0.1 + (n * 0.618034) % 1, params={LR: 10 ** -(5 * ((n * 0.414) % 1)), KIND: "attention"})
+        for n in range(500)
+    ]
+    stopped = [trial(n, 0.9, Status.PRUNED, f"reason {n} " * 9) for n in range(500, 1000)]
+    text = render(study(tmp_path, (*many, *stopped)), None)
+    assert len(text) < 400_000
+    assert sum(text.count(f"<{tag}") for tag in ("path", "circle", "rect", "title", "tr")) < 1500
+    assert "500 trials" in Page(text).text or "of 1000 trials" in Page(text).text
+
+
+def test_pictures_of_the_winner_are_those_of_its_first_run(full, monkeypatch):
+    asked = []
+
+    def pictures(folder):
+        asked.append(folder)
+        return ["<figure><figcaption>Fields</figcaption></figure>"]
+
+    monkeypatch.setattr(report, "pictures_of_run", pictures)
+    assert "<figcaption>Fields</figcaption>" in render(full, PROMOTION)
+    assert asked == [full.path / "confirm" / "trial4-s11"]
+    assert "Fields" not in render(full, None)
+    assert len(asked) == 1, "test trajectories are not looked at before a promotion"
+
+
+def test_a_winner_whose_data_is_gone_still_has_a_page(full):
+    assert "Its fields cannot be drawn: " in render(full, PROMOTION)
+
+
+def test_figures_become_files(full, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "load_study", lambda path: full)
+    page = write_report(tmp_path, tmp_path / "page.html", tmp_path / "figures").read_text()
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert len(names) == page.count("<figure>")
+    assert {"score-over-trials.svg", "learning-curves.svg", "how-trials-ended.svg", "operator-mixer.svg"} <= names

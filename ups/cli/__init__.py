@@ -159,24 +159,52 @@ def rollout(
     print(out)
 
 
+@app.command("report")
+def report(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="The page to write. [RUN/report.html]")] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for every figure as a file of its own, too, SVG, PNG or GIF.", metavar="DIR"),
+    ] = None,
+) -> None:
+    """Write a page about a run: its training, its fields beside the truth, its scores.
+
+    Example: ups report runs/first --out first.html
+    """
+    write_run_page(run, out, figures)
+
+
+def write_run_page(run: Path, out: Path | None, figures: Path | None) -> None:
+    """What `ups report` does with a run."""
+    from ups.evaluation.run_page import run_page
+    from ups.pages.files import write_page
+
+    target = out or run / "report.html"
+    write_page(run_page(run), target, figures)
+    print(target)
+
+
 @app.command("compare")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or files of `evaluate --json`.", metavar="RUN...")],
-    out: Annotated[Path | None, typer.Option(help="Write a page (.html) or a picture (.png), too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a page (.html) or a picture (.png, .svg), too.")] = None,
 ) -> None:
     """Put the test reports of several runs side by side.
 
     Example: ups compare runs/first runs/second --out compare.html
     """
-    if out is not None and out.suffix not in (".html", ".png"):
-        raise UserError(f"--out: must end in .html or .png, got {out}")
+    if out is not None and out.suffix not in (".html", ".png", ".svg"):
+        raise UserError(f"--out: must end in .html, .png or .svg, got {out}")
     from ups.core.runtime import write_atomic
-    from ups.evaluation.report import FILE_NAME, compare_html, compare_png, compare_table, load_report
+    from ups.evaluation.compare import compare_html, compare_picture, compare_table
+    from ups.evaluation.report import FILE_NAME, load_report
 
     reports = {str(run): load_report(run / FILE_NAME if run.is_dir() else run) for run in runs}
     console().print(compare_table(reports))
     if out is not None:
-        write_atomic(out, compare_png(reports) if out.suffix == ".png" else compare_html(reports).encode())
+        page = out.suffix == ".html"
+        write_atomic(out, compare_html(reports).encode() if page else compare_picture(reports, out.suffix))
         print(out)
 
 

@@ -9,8 +9,10 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
@@ -89,8 +91,9 @@ def snapshots(
     cells = truth_TX.shape[1]
     x = (np.arange(cells) + 0.5) * length / cells
     for axes, frame in zip(grid, frames, strict=True):
-        axes.plot(x, truth_TX[frame], color=GREY, linewidth=3.2, alpha=0.55, label="truth")
-        axes.plot(x, prediction_TX[frame], color=LINES[0], linewidth=1.5, label="prediction")
+        axes.plot(x, prediction_TX[frame], color=LINES[0], linewidth=2.2, alpha=0.75, label="prediction")
+        # on top: it stays visible within a prediction that is noisy
+        axes.plot(x, truth_TX[frame], color=INK, linewidth=1.1, linestyle="--", label="truth")
         axes.set_title(f"t = {frame * dt:.3g}", fontsize=11, color=INK, loc="left")
         axes.set_xlim(0, length)
         plain(axes)
@@ -176,7 +179,7 @@ def steady_maps(
     """
     width, height = truth_XYC.shape[0] * dx, truth_XYC.shape[1] * dx
     rows = 2 * len(channels)
-    size = (WIDTH_INCHES, 2.7 * height / width * rows + 0.5)
+    size = (WIDTH_INCHES, 2.2 * height / width * rows + 0.5)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     grid = figure.subplots(rows, 2, squeeze=False)
     for number, channel in enumerate(channels):
@@ -221,7 +224,7 @@ def _animate(
 ) -> bytes:
     error_TXY = prediction_TXY - truth_TXY
     scale, worst = _range(truth_TXY), _worst(error_TXY)
-    height = 1.8 * truth_TXY.shape[2] / truth_TXY.shape[1] + 1.0
+    height = 1.6 * truth_TXY.shape[2] / truth_TXY.shape[1] + 0.9
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=dots_per_inch, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
     row = figure.subplots(1, 3)
@@ -245,14 +248,31 @@ def _animate(
         canvas.draw()
         figure.set_layout_engine("none")  # laid out once: nothing may jump from frame to frame
         drawn.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    # one palette for all frames, without dither: what does not move costs nothing then
-    palette = Image.fromarray(np.concatenate([np.asarray(drawn[at]) for at in (0, len(drawn) // 2, -1)]))
-    colours = palette.quantize(160, dither=Image.Dither.NONE)
-    first, *others = (image.quantize(palette=colours, dither=Image.Dither.NONE) for image in drawn)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_palette())
+    first, *others = (_with_palette(image, palette) for image in drawn)
     stream = io.BytesIO()
     milliseconds = [3000 // len(frames)] * len(others) + [900]
     first.save(stream, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=False)
     return stream.getvalue()
+
+
+def _with_palette(image: Image.Image, palette: Image.Image) -> Image.Image:
+    """The picture in the colours of all frames, without dither: what does not move costs nothing then."""
+    # Pillow takes the nearest colour of a coarse grid: the ground would be grey
+    index = np.array(image.quantize(palette=palette, dither=Image.Dither.NONE))
+    index[(np.asarray(image) == 255).all(axis=-1)] = 255
+    found = Image.fromarray(index)
+    found.putpalette(palette.getpalette() or [])
+    return found
+
+
+def _palette() -> list[int]:
+    """The 256 colours of an animation: those of fields and of errors, and for letters from ink to white, the last."""
+    ink, ground = (np.array(to_rgba(colour)) for colour in (INK, "white"))
+    letters = ink + np.linspace(0, 1, 36)[:, None] * (ground - ink)
+    colours = [colormaps[_FIELD](np.linspace(0, 1, 120)), colormaps[_ERROR](np.linspace(0, 1, 100)), letters]
+    return [round(255 * value) for value in np.concatenate(colours)[:, :3].ravel()]
 
 
 def _frames(count: int, wanted: int) -> NDArray[np.intp]:

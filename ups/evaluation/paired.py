@@ -88,6 +88,16 @@ def paired_of_one_run(first_S: ArrayLike, second_S: ArrayLike, *, seed: int = 0)
     return _paired(first_S[None], second_S[None], seed)
 
 
+def interval_of_mean(error_S: ArrayLike, *, seed: int = 0) -> tuple[float, float]:
+    """Resampling interval, `CONFIDENCE` wide, of one run's mean error over trajectories; says nothing of other seeds.
+
+    Args:
+        error_S: finite error on every trajectory, S >= 2.
+        seed: of the resampling.
+    """
+    return _interval(np.asarray(error_S, dtype=np.float64)[None], seed)
+
+
 def _paired(first_RS: NDArray[np.float64], second_RS: NDArray[np.float64], seed: int) -> Paired:
     assert first_RS.shape == second_RS.shape, "the same seeds and trajectories on both sides"
     low, high = _interval(first_RS - second_RS, seed)
@@ -109,7 +119,7 @@ def _paired(first_RS: NDArray[np.float64], second_RS: NDArray[np.float64], seed:
 
 
 def _interval(gain_RS: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Resampling interval of the mean of paired differences: two-way, of a single seed over its trajectories alone.
+    """Resampling interval of a mean, often of paired differences: two-way, of one seed over its trajectories alone.
 
     Seeds and trajectories are drawn with replacement, independently of each other (the pigeonhole bootstrap of
     crossed factors: A. B. Owen, Annals of Applied Statistics 1(2), 2007). One draw fewer than there are seeds, or

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ups.core import measures
 from ups.core.errors import DataError, UserError
 from ups.core.physics import EQUATIONS
-from ups.core.types import Status
+from ups.core.types import Predictor, Status
 from ups.data.task import Trajectories
 from ups.evaluation import field_plots, plots
 from ups.evaluation.evaluate import Report, batch_size
@@ -29,8 +29,10 @@ from ups.pages.images import image
 
 TRAJECTORIES = 8
 """test trajectories that are rolled out for the pictures, and on average over them the spectra"""
-SECONDS = 20.0
-"""fewer than `TRAJECTORIES` where the report says that these would take longer"""
+SECONDS = 5.0
+"""fewer than `TRAJECTORIES`, but no fewer than three, where the report says that these would take longer"""
+_BAND_FROM = 5
+"""rollouts; quantiles of fewer say nothing"""
 
 
 def pictures_of_run(run: Path) -> list[str]:
@@ -57,19 +59,21 @@ def pictures_of_run(run: Path) -> list[str]:
     report = load_report(run / FILE_NAME) if (run / FILE_NAME).is_file() else None
     if report is not None and report.protocol.get("data") != task.fingerprint:
         report = None
-    chosen, known_SB = _choose(task.test, report)
-    rollouts = predict(surrogate, task.test, chosen)
-    order = sorted(range(len(chosen)), key=lambda at: known_SB[at] if known_SB else rollouts[at].nrmse)
+    return pictures(surrogate, task.test, report)
+
+
+def pictures(predictor: Predictor, test: Trajectories, report: Report | None) -> list[str]:
+    """The same of any predictor on these trajectories; `report`, if there is one, is about just these."""
+    chosen, known_B = _choose(test, report)
+    rollouts = predict(predictor, test, chosen)
+    order = sorted(range(len(chosen)), key=lambda at: known_B[at] if known_B else rollouts[at].nrmse)
     typical, worst = order[(len(order) - 1) // 2], order[-1]
-    named = {"Typical test trajectory": typical, "Worst test trajectory": worst}
-    if report is None:
-        named = {f"{name} of {len(chosen)}": at for name, at in named.items()}
-    steady = EQUATIONS[surrogate.spec.equation].steady
-    if steady:
-        named = {name.replace("trajectory", "sample"): at for name, at in named.items()}
-    figures = []
-    for name, at in named.items():
-        figures += _fields(f"{name} (number {chosen[at]})", rollouts[at], whole=at == typical)
+    steady = EQUATIONS[predictor.spec.equation].steady
+    kind = "test sample" if steady else "test trajectory"
+    of = "" if known_B else f" of {len(chosen)}"
+    figures = _fields(f"Typical {kind}{of} (number {chosen[typical]})", rollouts[typical], whole=True)
+    if worst != typical:
+        figures += _fields(f"Worst {kind}{of} (number {chosen[worst]})", rollouts[worst], whole=False)
     return figures if steady else [*figures, _error_over_time(rollouts, report), *_spectra(rollouts)]
 
 
@@ -80,14 +84,13 @@ def _choose(test: Trajectories, report: Report | None) -> tuple[list[int], list[
     """
     most = min(TRAJECTORIES, len(test), batch_size(test.fields_STXC.shape[1:]))
     errors_S = report.trajectory_nrmse if report is not None else ()
-    if len(errors_S) != len(test) or report is None:
-        return sorted({round(place) for place in np.linspace(0, len(test) - 1, most)}), []
+    if report is None or len(errors_S) != len(test):
+        return np.unique(np.linspace(0, len(test) - 1, most).round().astype(int)).tolist(), []
     seconds = report.cost.get("rollout_seconds", 0.0)
-    count = max(min(most, 3), min(most, int(SECONDS / seconds) if seconds > 0 else most))
-    order = np.argsort(errors_S)
-    # an odd number of ranks has the median in its middle
-    ranks = np.linspace(0, len(order) - 1, count - 1 + count % 2).round().astype(int) if count > 2 else [0, -1]
-    chosen = list(dict.fromkeys(int(order[rank]) for rank in ranks))
+    count = most if seconds * most <= SECONDS else max(min(most, 3), int(SECONDS / seconds))
+    count -= count % 2 == 0 and count > 2  # an odd number of ranks has the median in its middle
+    ranks = np.unique(np.linspace(len(test) - 1, 0, count).round().astype(int))
+    chosen = np.argsort(errors_S)[ranks].tolist()
     return chosen, [errors_S[number] for number in chosen]
 
 
@@ -157,29 +160,29 @@ def _nrmse(rollout: Rollout, channel: int, frames: Sequence[int] | slice = slice
 
 def _error_over_time(rollouts: Sequence[Rollout], report: Report | None) -> str:
     """Mean error of each frame with a band over trajectories, and the lines of the report."""
-    names = f"{BAND[0]:.0%} to {BAND[1]:.0%}"
-    if report is not None and "nrmse_low" in report.curves:
-        curves: Mapping[str, Sequence[float]] = report.curves
+    quantiles = f"{BAND[0]:.0%} and {BAND[1]:.0%} quantiles"
+    curves: Mapping[str, Sequence[float]] = _curves(rollouts)
+    whose = of = f"{len(rollouts)} test trajectories"
+    if report is not None:
         whose = f"{report.protocol['trajectories']} test trajectories"
-        band = f"the band holds {names} of them"
-    else:
-        curves, whose = _curves(rollouts), f"{len(rollouts)} test trajectories"
-        band = f"the band goes from the {BAND[0]:.0%} to the {BAND[1]:.0%} quantile of {whose}"
-        if report is not None:
-            curves = {**curves, "nrmse": report.curves["nrmse"]}
-            whose = f"{report.protocol['trajectories']} test trajectories"
-    lines = reference_curves(report) if report is not None else {}
+        of = whose if "nrmse_low" in report.curves else of
+        curves = {**curves, **report.curves}
     spec = rollouts[0].spec
     time = [spec.dt * step for step in range(1, len(rollouts[0].truth_TXC))]
-    figure = plots.error_over_time(
-        {"this run": curves["nrmse"]}, lines, time, bands={"this run": (curves["nrmse_low"], curves["nrmse_high"])}
-    )
-    last = ", ".join(f"{name} {_short(values[-1])}" for name, values in lines.items())
     said = (
-        f"Mean nRMSE over {whose}: {_short(curves['nrmse'][0])} at t = {time[0]:.3g}, {_short(curves['nrmse'][-1])} at "
-        f"t = {time[-1]:.3g}; {band}, there {_short(curves['nrmse_low'][-1])} to {_short(curves['nrmse_high'][-1])}."
+        f"Mean nRMSE over {whose}: {_short(curves['nrmse'][0])} at t = {time[0]:.3g}, "
+        f"{_short(curves['nrmse'][-1])} at t = {time[-1]:.3g}."
     )
-    return image("Error over time", said + (f" At the end: {last}." if last else ""), plots.png(figure))
+    bands = {}
+    if of == whose or len(rollouts) >= _BAND_FROM:
+        bands["this run"] = curves["nrmse_low"], curves["nrmse_high"]
+        ends = f"{_short(curves['nrmse_low'][-1])} to {_short(curves['nrmse_high'][-1])}"
+        said += f" The band lies between the {quantiles} of {of}, in the end {ends}."
+    lines = reference_curves(report) if report is not None else {}
+    if lines:
+        said += f" At the end: {', '.join(f'{name} {_short(values[-1])}' for name, values in lines.items())}."
+    figure = plots.error_over_time({"this run": curves["nrmse"]}, lines, time, bands=bands)
+    return image("Error over time", said, plots.png(figure))
 
 
 def _curves(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
@@ -219,9 +222,10 @@ def _spectra(rollouts: Sequence[Rollout]) -> list[str]:
             f"prediction holds {share:.3g} times the energy of the truth, and "
         )
         said += (
-            f"is within a factor of two of it up to {waves_K[off[0]]:g} waves." if len(off) else
-            "is within a factor of two of it at every wavenumber."
-        )  # fmt: skip
+            f"first differs from it by more than a factor of two at {waves_K[off[0]]:g} waves."
+            if len(off)
+            else "is within a factor of two of it at every wavenumber."
+        )
         more = f", {name}" if spec.channels > 1 else ""
         shown.append(image(f"Energy spectrum{more}", said, plots.png(figure)))
     return shown

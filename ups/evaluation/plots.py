@@ -9,8 +9,10 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
@@ -23,15 +25,31 @@ Band = tuple[Sequence[float], Sequence[float]]
 """lower and upper end at each frame"""
 
 
+class _PlainNumbers(LogFormatter):
+    """The same choice of ticks, all written alike: 0.1 beside 1, not 1e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def error_bars(
-    values: Mapping[str, float], references: Mapping[str, float], *, title: str, label: str = "nRMSE"
+    values: Mapping[str, float],
+    references: Mapping[str, float],
+    *,
+    title: str = "",
+    label: str = "nRMSE",
+    intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
-    """One error for each name, logarithmic: models in colour, references grey; what is not finite says so."""
+    """One error for each name, logarithmic, with its interval where one is known: models in colour, references grey.
+
+    What is not finite says so.
+    """
     names = [*values, *references]
     shown = [*values.values(), *references.values()]
     figure = Figure(figsize=(WIDTH_INCHES, 0.42 * len(names) + 1.5), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    known = [value for value in shown if np.isfinite(value) and value > 0]
+    ends = {name: interval for name, interval in (intervals or {}).items() if min(interval) > 0}
+    known = [value for value in (*shown, *(end for each in ends.values() for end in each)) if 0 < value < np.inf]
     least, most = (min(known), max(known)) if known else (0.1, 1.0)
     axes.set_xscale("log")
     axes.set_xlim(least / 2, most * 2)
@@ -39,17 +57,19 @@ def error_bars(
         colour = LINES[place % len(LINES)] if place < len(values) else GREY
         drawn = value if np.isfinite(value) and value > 0 else (least / 2 if value == 0 else most * 2)
         axes.plot([least / 2, drawn], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
+        if names[place] in ends and place < len(values):
+            axes.plot(ends[names[place]], [place, place], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")
         if np.isfinite(value):
             axes.plot([drawn], [place], "o", color=colour, markersize=6, clip_on=False)
         words = f"{value:.3g}" if np.isfinite(value) else "not finite"
         axes.annotate(
-            words, (drawn, place), xytext=(8, 0), textcoords="offset points", color=colour, fontsize=9, va="center",
+            words, (drawn, place), xytext=(0, 7), textcoords="offset points", color=colour, fontsize=9, ha="center",
             annotation_clip=False,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
-    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+    axes.xaxis.set_major_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
+    axes.xaxis.set_minor_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel(label, color=GREY)
     titled(figure, title)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
@@ -85,7 +105,7 @@ def error_over_time(
         ends += _line(axes, time, values, name, GREY, ("--", ":", "-.")[number % 3], 1.2)
     axes.set_yscale("log")
     for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        set_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+        set_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel("time after the given frame", color=GREY)
     axes.set_ylabel(label, color=GREY)
     titled(figure, title)
@@ -120,7 +140,7 @@ def error_against_budget(
     axes.set_yscale("log")
     axes.set_xticks(list(candidates), [str(count) for count in candidates])
     for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        set_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+        set_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel("candidates judged a step for each hypothesis", color=GREY)
     axes.set_ylabel(label, color=GREY)
     titled(figure, title)
@@ -159,7 +179,7 @@ def spectra(
         axes.set_ylim(shown.min() / 2, max(most, min(shown.max(), 100 * most)) * 2)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+    axes.xaxis.set_major_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel(label, color=GREY)
     axes.set_ylabel("energy", color=GREY)
     axes.grid(color=GRID, linewidth=0.8)
@@ -174,6 +194,14 @@ def png(figure: Figure) -> bytes:
     """The figure as a PNG at 200 dots per inch."""
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=200)
+    return stream.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG file; equal figures give equal files."""
+    stream = io.BytesIO()
+    with rc_context({"svg.hashsalt": "ups"}):
+        FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
 
 

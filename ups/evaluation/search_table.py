@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from ups.evaluation import plots
 from ups.evaluation.evaluate import Report
 from ups.evaluation.search_report import Cost, SearchReport
 from ups.evaluation.stages import number
+from ups.pages.images import image
+from ups.pages.page import gallery, table
 
 
 @dataclass(frozen=True)
@@ -44,32 +44,31 @@ def search_group(report: Report) -> Group:
     """The sections for the terminal."""
     tables = []
     for section in search_sections(report):
-        table = Table()
+        shown = Table()
         for place, label in enumerate(section.header):
-            table.add_column(label, justify="left" if place in section.words else "right")
+            shown.add_column(label, justify="left" if place in section.words else "right")
         for row in section.rows:
-            table.add_row(*map(Text, row))
-        tables.append(table)
+            shown.add_row(*map(Text, row))
+        tables.append(shown)
     return Group(*tables)
 
 
-def search_html(report: Report, name: str) -> str:
+def search_html(report: Report) -> str:
     """The sections and the picture of one run, as a part of a page; empty without a search."""
     if report.ttc is None:
         return ""
-    parts = [f"<h2>Search at test time: {html.escape(name)}</h2>"]
-    for section in search_sections(report):
-        kinds = ["text" if place in section.words else "number" for place in range(len(section.header))]
-        head = "".join(_cell("th", kind, label) for kind, label in zip(kinds, section.header, strict=True))
-        body = "\n".join(
-            "<tr>" + "".join(_cell("td", kind, cell) for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
-            for row in section.rows
-        )
-        parts.append(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>')
+    parts = [
+        table(found.header[0], found.header, found.rows, short=len(found.words) == 1)
+        for found in search_sections(report)
+    ]
     if len(report.ttc.curve) > 1:
-        image = base64.b64encode(budget_png(report)).decode()
-        parts.append(f'<p><img alt="nRMSE against candidates" src="data:image/png;base64,{image}"></p>')
-    return "\n".join(parts)
+        first, last = report.ttc.curve[0], report.ttc.curve[-1]
+        said = (
+            f"Rollout nRMSE over {report.ttc.examined} trajectories: {number(first.nrmse)} without a search, "
+            f"{number(last.nrmse)} with {last.candidates} candidates a step."
+        )
+        parts.append(gallery([image("Error against candidates", said, budget_png(report))]))
+    return "".join(parts)
 
 
 def budget_png(report: Report) -> bytes:
@@ -91,10 +90,6 @@ def budget_png(report: Report) -> bytes:
         title=f"{report.protocol['equation']}, search at test time, {found.examined} trajectories",
     )
     return plots.png(figure)
-
-
-def _cell(tag: str, kind: str, text: str) -> str:
-    return f"<{tag} class={kind}>{html.escape(text)}</{tag}>"
 
 
 def _rollouts(report: Report, found: SearchReport) -> Section:

@@ -36,32 +36,41 @@ def number(value: float | None) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "not finite"
 
 
-def stages_table(stages: Stages) -> Table:
-    """One row for each stage: the score before and after, whether it is deployed, its share of the time."""
+STAGE_COLUMNS = ("stage, on validation", "before", "after", "change", "deployed", "time", "parameters", "note")
+
+
+def stage_rows(stages: Stages) -> list[list[str]]:
+    """The cells of `STAGE_COLUMNS`: the score before and after, whether it is deployed, its share of the time."""
     # what another run trained took no time here
     total = sum(float(stage.get("seconds") or 0.0) for stage in stages.values() if not stage.get("reused"))
-    notes = {name: _note(stage) for name, stage in stages.items()}
-    with_notes = any(notes.values())
-    table = Table()
-    table.add_column("stage, on validation")
-    for label in ("before", "after", "change", "deployed", "time", "parameters"):
-        table.add_column(label, justify="left" if label == "deployed" else "right")
-    if with_notes:
-        table.add_column("note")
+    rows = []
     for name, stage in stages.items():
         before, after = stage.get("score_before"), stage.get("score_after")
         parameters = stage.get("parameters")
-        cells = [
-            name,
-            number(before),
-            number(after),
-            _change(before, after),
-            "yes" if stage.get("kept") else "left out",
-            _time(stage, total),
-            f"{parameters:,}" if parameters else "–",
-        ]
-        note = [notes[name]] if with_notes else []
-        table.add_row(*map(Text, cells + note), style="" if stage.get("kept") else "dim")
+        rows.append(
+            [
+                name,
+                number(before),
+                number(after),
+                _change(before, after),
+                "yes" if stage.get("kept") else "left out",
+                _time(stage, total),
+                f"{parameters:,}" if parameters else "–",
+                _note(stage),
+            ]
+        )
+    return rows
+
+
+def stages_table(stages: Stages) -> Table:
+    """`stage_rows` for the terminal; without the column of notes where there are none."""
+    rows = stage_rows(stages)
+    shown = len(STAGE_COLUMNS) if any(row[-1] for row in rows) else len(STAGE_COLUMNS) - 1
+    table = Table()
+    for label in STAGE_COLUMNS[:shown]:
+        table.add_column(label, justify="left" if label in (STAGE_COLUMNS[0], "deployed", "note") else "right")
+    for row, stage in zip(rows, stages.values(), strict=True):
+        table.add_row(*map(Text, row[:shown]), style="" if stage.get("kept") else "dim")
     return table
 
 

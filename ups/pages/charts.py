@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,9 +22,11 @@ LOG_FROM = 12.0
 TITLED = 200
 """marks of a layer that can say on hovering what they are; more of them are drawn as one shape, as a page has to open
 quickly, and nobody hovers over a thousand"""
+CROWD = 300
+"""marks of a layer from which on they are drawn smaller"""
 STYLE = """
-svg text { font: 13px system-ui, sans-serif; fill: #1b2530 }
-svg .axis { stroke: #55606b } svg .grid { stroke: #e6eaee }
+svg text { font: 13.5px system-ui, sans-serif; fill: #1b2530 }
+svg .axis { stroke: #55606b; fill: none } svg .grid { stroke: #e6eaee; fill: none }
 svg .halo { paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejoin: round }
 svg .soft { fill: #55606b } svg .inverse { fill: #fff }
 """
@@ -121,7 +124,8 @@ def chart(title: str, description: str, x: Axis, y: Axis, layers: Sequence[Layer
     up = _Scale(y, heights, HEIGHT - BOTTOM, TOP + (22 if strip else 0))
     parts = [*_frame(across, up, x, y, strip), *(_draw(layer, across, up) for layer in layers)]
     legend = [legend_key(_sample(layer), layer.label) for layer in layers if layer.label]
-    return figure(title, description, "".join(parts), (WIDTH, HEIGHT), legend)
+    lines = len(wrapped(x.label, WIDTH - LEFT - RIGHT))
+    return figure(title, description, "".join(parts), (WIDTH, HEIGHT + 16 * (lines - 1)), legend)
 
 
 def figure(title: str, description: str, drawing: str, size: tuple[float, float], legend: Sequence[str] = ()) -> str:
@@ -145,10 +149,9 @@ def px(value: float) -> str:
     return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
 
 
-def fitted(text: str, room: float) -> str:
-    """The style of a text that needs smaller letters to fit so many pixels; empty for one that fits as it is."""
-    needed = 7.0 * len(text)
-    return "" if needed <= room else f' style="font-size:{px(max(8.0, 13 * room / needed))}px"'
+def wrapped(text: str, room: float) -> list[str]:
+    """The text in lines of so many pixels, some 7 a letter: smaller letters would not be read on a narrow screen."""
+    return textwrap.wrap(text, max(int(room / 7.2), 1)) or [""]
 
 
 def short(value: float) -> str:
@@ -214,8 +217,8 @@ def _frame(across: _Scale, up: _Scale, x: Axis, y: Axis, strip: bool) -> list[st
         parts.append(f'<text x="{LEFT - 6}" y="{TOP + 12}" text-anchor="end">no score</text>')
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{TOP + 20}" y2="{TOP + 20}"/>')
     middle = (LEFT + right) / 2
-    size = fitted(x.label, right - LEFT)
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle"{size}>{escape(x.label)}</text>')
+    for line, text in enumerate(wrapped(x.label, right - LEFT)):
+        parts.append(f'<text x="{middle}" y="{HEIGHT - 8 + 16 * line}" text-anchor="middle">{escape(text)}</text>')
     centre = (top + bottom) / 2
     parts.append(f'<text transform="translate(11 {centre}) rotate(-90)" text-anchor="middle">{escape(y.label)}</text>')
     return parts
@@ -244,8 +247,8 @@ def _draw(layer: Layer, across: _Scale, up: _Scale) -> str:
         ]
         return f'<path fill="{layer.colour}" stroke="#fff" stroke-width=".5" d="{"".join(boxes)}"/>'
     if isinstance(layer, Bundle):
-        places = [[(across(x), up(y)) for x, y in line] for line in layer.lines]
-        return f'<path fill="none" stroke="{layer.colour}" d="{bundle(places)}"/>'
+        lines = [[(across(x), up(y)) for x, y in line] for line in layer.lines]
+        return f'<path fill="none" stroke="{layer.colour}" d="{bundle(lines)}"/>'
     if isinstance(layer, Line):
         return _line(layer, across, up)
     places = [(across(x), TOP + 8 if y is None else up(y)) for x, y in zip(layer.x, layer.y, strict=True)]

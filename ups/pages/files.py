@@ -1,4 +1,4 @@
-"""Every figure of a page as a file of its own: drawings as SVG with their title and legend, pictures as they are."""
+"""A page as a file, and each of its figures, too: drawings as SVG with their title and legend, pictures as they are."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ _LETTERS = 60
 """of a file's name"""
 _TITLE, _LINE, _LETTER = 28, 20, 7.2
 """pixels: height of the title, of a line of the legend, width of a letter"""
+
+
+def write_page(page: str, target: Path, figures_in: Path | None = None) -> None:
+    """Write a finished page, and with `figures_in` each of its figures below that folder, too.
+
+    Raises:
+        UserError: the page or a figure cannot be written.
+    """
+    if target.is_dir():
+        raise UserError(f"{target}: is a folder; name a file such as {target / 'report.html'}")
+    try:
+        write_atomic(target, page.encode())
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+    if figures_in is not None:
+        write_figures(page, figures_in)
 
 
 def write_figures(page: str, folder: Path) -> list[Path]:

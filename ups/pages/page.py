@@ -16,7 +16,8 @@ body { margin: 0; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); backg
 main { max-width: 76rem; margin: 0 auto; padding: 1rem clamp(.75rem, 3vw, 2rem) 3rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 1rem; overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .7rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line) }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr)); gap: .75rem; margin: 0 }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr)); gap: .75rem }
+.facts { margin: 0 0 .75rem }
 .facts > div { background: var(--ground); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem }
 dt { color: var(--soft); font-size: .9rem } dd { margin: 0; overflow-wrap: anywhere }
 dd strong { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums }
@@ -41,6 +42,7 @@ th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; bo
 th { font-weight: 600; white-space: nowrap } td { white-space: pre-line; overflow-wrap: anywhere; min-width: 3.5rem }
 td:nth-child(-n+4) { white-space: nowrap; overflow-wrap: normal }
 td:last-child { min-width: 11rem }
+.short td { white-space: nowrap; min-width: 0 } .short th[scope=row] { white-space: normal; min-width: 7rem }
 @media print { .wide { overflow: visible } section { break-inside: avoid-page } }
 """
 
@@ -93,21 +95,33 @@ def uneven_gallery(charts: Sequence[str]) -> str:
     return f'<div class="uneven">{shown}</div>' if shown else remark("Nothing to draw yet.")
 
 
-def table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, short: bool = False) -> str:
     """A table that scrolls within itself where the screen is narrow, with the keyboard too.
 
-    The first cell of a row is what the row is about.
+    The first cell of a row is what the row is about. `short`: the others are numbers and single words, none of which
+    may be broken.
     """
     head = "".join(f'<th scope="col">{escape(label)}</th>' for label in header)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
         for row in rows
     )
+    kind = ' class="short"' if short else ""
     return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(name)}"><table>'
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(name)}">'
+        f"<table{kind}>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
 def remark(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
+
+
+def cards(facts: Sequence[tuple[str, str, str]]) -> str:
+    """What is to be seen first: (label, value, note) each on a card of its own."""
+    shown = "".join(
+        f"<div><dt>{escape(label)}</dt><dd><strong>{escape(value)}</strong><span>{escape(note)}</span></dd></div>"
+        for label, value, note in facts
+    )
+    return f'<dl class="facts">{shown}</dl>'
