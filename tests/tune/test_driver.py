@@ -156,7 +156,7 @@ def test_a_snapshot_says_what_is_best_and_what_is_left(make_driver):
         driver.end(trial.number, Outcome(Status.COMPLETE, score, seconds=10.0))
     arrive(driver, 0.3)
     found = driver.snapshot()
-    assert (found.best.score, found.base.score, found.ended) == (0.2, 0.4, 2)
+    assert (found.best.score, found.reference.record.score, found.ended) == (0.2, 0.4, 2)
     assert found.left_seconds == pytest.approx(10.0 * 8 / 2)
     assert [each.score for each in found.running] == [0.3]
 
