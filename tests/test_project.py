@@ -29,6 +29,7 @@ def test_every_dependency_is_pinned_and_used() -> None:
         "cmaes": "optuna",
         "scikit-learn": "optuna",
         "pillow": "PIL",
+        "optuna-dashboard": "optuna_dashboard",
     }
     sources = "\n".join(path.read_text() for top in ("ups", "tune") for path in (ROOT / top).rglob("*.py"))
     for name in project["dependencies"]:

@@ -75,6 +75,8 @@ LINES = {
     "evaluate study --split tset": ("--split", "'tset'", "'test'"),
     "rollout study --trajectory -1 --out a.png": ("--trajectory", "greater than or equal to 0", "'-1'"),
     "rollout study --out a.jpg": (".png or .h5", "a.jpg"),
+    "dashboard nowhere": ("nowhere", "study"),
+    "leaderboard nowhere": ("nowhere", "no such folder", "holds runs or studies"),
     "compare study --out a.pdf": (".html, .png or .svg", "a.pdf"),
     "search space.yaml --trials -3": ("strategy.trials", "greater than or equal to 1", "-3"),
     "search space.yaml --time-budget -2h": ("budget.time", "90s, 30m, 2h", "above zero", "'-2h'"),
