@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -146,7 +147,8 @@ def search(
 
     out = out or Path("runs") / Path(space).stem
     with _view(str(out), quiet) as view:
-        summary = run_search(plan, out, resume=resume, view=view, address=address)
+        tell = None if quiet else partial(print, file=sys.stderr)
+        summary = run_search(plan, out, resume=resume, view=view, address=address, say=tell)
     if json:
         _print_json(summary)
     else:

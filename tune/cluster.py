@@ -103,6 +103,12 @@ def live_nodes() -> list[Node]:
     ]
 
 
+def dashboard_address() -> str | None:
+    """Where the page of the Ray that this process is connected to is, as its head says; None where it has none."""
+    place = ray._private.worker.get_dashboard_url()
+    return f"http://{place}" if place else None
+
+
 def grows() -> bool:
     """Whether nodes are started on demand: those of a cluster launcher or of KubeRay carry the name of their group."""
     launched = Path("~/ray_bootstrap_config.yaml").expanduser().exists()

@@ -13,6 +13,8 @@ FOR_WORKERS = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # else a cluster at a given address is joined without one
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative data files stay where the user wrote them
+# what writes the last of a trial to wandb goes on for a moment when Tune kills the trial's process, and ends by itself
+os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # else a dead worker is announced on stdout, whatever is set

@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from tune.cluster import Pool, check_shared, grows, joined, live_nodes, this_machine
+from tune.cluster import Pool, check_shared, dashboard_address, grows, joined, live_nodes, this_machine
 from tune.driver import Driver
 from tune.fit import fit_to_data, keys_on
 from tune.housekeeping import Housekeeper
@@ -102,12 +102,14 @@ def run_search(
     view: View | None = None,
     trainer: Trainer | None = None,
     address: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Summary:
     """Run a search to its last trial, its time budget, or a signal; then it can be resumed.
 
     Args:
         trainer: what trains a config; None is `ups.run.train_run`, anything else is not asked for data.
         address: of a cluster that runs already; None is a Ray of this process alone.
+        say: is given a line on where the cluster can be watched, if it can.
 
     Raises:
         UserError: the data cannot be read, the base does not fit it, the folder cannot be taken, the cluster cannot
@@ -130,6 +132,9 @@ def run_search(
             time_budget=plan.config.budget.seconds,
             view=view or NoView(),
         )
+        page = None if address is None else dashboard_address()
+        if page is not None and say is not None:
+            say(f"the cluster's page: {page}")
         space, limit = space_of_workers(plan), plan.config.budget.trial_seconds
         group = plan.config.resources.study_name or study.folder.name
         function = trial_function(study.folder, place, space, trainer, limit, pool.workers, pool.demand, group)

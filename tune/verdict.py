@@ -1,27 +1,45 @@
-"""Why a trial is stopped, left for its worker: Tune stops it in the middle of a report and does not say."""
+"""Why a trial is stopped, left where its page at wandb finds it: Tune stops a trial in the middle of a report, or kills
+its process, and does not say."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from tune.trial import Outcome
 from ups.core.runtime import write_atomic
 
 
+def facts_of(outcome: Outcome) -> dict[str, Any]:
+    """What the page of a trial says of how it ended."""
+    return {
+        "status": str(outcome.state),
+        "reason": outcome.reason,
+        "score": outcome.score,
+        "seconds": outcome.seconds,
+        "parameters": outcome.parameters,
+        "reused_stages": list(outcome.reused_stages),
+        **outcome.metrics,
+    }
+
+
+def verdict_place(study: Path, number: int) -> Path:
+    return study / "runs" / f".{number:04d}.verdict"
+
+
 def leave_verdict(study: Path, number: int, outcome: Outcome) -> None:
-    write_atomic(_place(study, number), outcome.to_json().encode())
+    write_atomic(verdict_place(study, number), json.dumps(facts_of(outcome)).encode())
 
 
-def take_verdict(study: Path, number: int) -> Outcome | None:
-    """What was left for the trial, which is gone with that; None where nothing was."""
-    place = _place(study, number)
+def read_verdict(study: Path, number: int) -> dict[str, Any] | None:
+    """The facts that were left for the trial; None where nothing was."""
     try:
-        text = place.read_text()
+        return json.loads(verdict_place(study, number).read_text())
     except FileNotFoundError:
         return None
-    place.unlink(missing_ok=True)
-    return Outcome.from_json(text)
 
 
-def _place(study: Path, number: int) -> Path:
-    return study / "runs" / f".{number:04d}.verdict"
+def drop_verdict(study: Path, number: int) -> None:
+    """It has been said, or is of an earlier start of the trial."""
+    verdict_place(study, number).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from tune.patience import StorageRefused, patiently
 from tune.placement import Demand
 from tune.space import Space
 from tune.trial import Outcome, milestone_key, run_folder
-from tune.verdict import take_verdict
+from tune.verdict import drop_verdict, facts_of, read_verdict, verdict_place
 from ups.config import RunConfig
 from ups.core.errors import ConfigError, StageBusy
 from ups.core.tracking import Shown, Tracker
@@ -90,7 +90,7 @@ def trial_function(
         number = request["number"]
         reporter = _Reporter(limit, run_folder(study, number), group if request["tracks"] else None)
         if request["tracks"]:
-            take_verdict(study, number)  # of an earlier start of the trial
+            drop_verdict(study, number)
         try:
             train = trainer or _real_trainer(workers, each)
             outcome = _outcome(study, store, space, train, reporter, number, request["params"])
@@ -105,7 +105,8 @@ def trial_function(
             return
         except BaseException:  # Tune stops a trial in its report
             if request["tracks"]:
-                reporter.stopped(take_verdict(study, number))
+                reporter.stopped(read_verdict(study, number))
+                drop_verdict(study, number)
             raise
         reporter.end(outcome)
         # `done` ends the trial with this very report; nothing of it is compared on any rung
@@ -140,7 +141,7 @@ def _outcome(
     def run() -> RunResult:
         with _alone(study / "runs" / f".{number:04d}.lock"):
             config = space.config_of(params)
-            reporter.show(config, folder, f"trial {number}")
+            reporter.show(config, folder, number)
             return train(
                 config, folder, reporter, resume=folder.exists(), evaluate_on="none", store=store, busy="raise"
             )
@@ -226,35 +227,30 @@ class _Reporter:
         failure = None if self._tracker is None else self._tracker.failure
         return {} if failure is None else {"untracked": failure}
 
-    def show(self, config: RunConfig, folder: Path, name: str) -> None:
+    def show(self, config: RunConfig, folder: Path, number: int) -> None:
         """Show the trial at wandb, too, as its config says."""
         if self._tracker is None and self._group is not None:
-            shown = Shown(folder, name, "trial", config.model_dump(mode="json"), self._group)
+            last_words = verdict_place(folder.parent.parent, number)
+            content = config.model_dump(mode="json")
+            shown = Shown(folder, f"trial {number}", "trial", content, self._group, last_words)
             self._tracker = Tracker(config.logging.wandb, shown)
 
     def end(self, outcome: Outcome) -> None:
         if self._tracker is None:
             return
-        facts = {
-            "score": outcome.score,
-            "seconds": outcome.seconds,
-            "parameters": outcome.parameters,
-            "reused_stages": list(outcome.reused_stages),
-            **outcome.metrics,
-        }
-        self._tracker.end(outcome.state, outcome.reason, facts)
+        self._tracker.end(outcome.state, outcome.reason, facts_of(outcome))
 
     def leave(self, reason: str) -> None:
         """The trial goes on another time."""
         if self._tracker is not None and self._tracker.has_begun:
             self._tracker.end(Status.INTERRUPTED, reason)
 
-    def stopped(self, verdict: Outcome | None) -> None:
+    def stopped(self, verdict: Mapping[str, Any] | None) -> None:
         """The driver has stopped the trial, or all of them."""
-        if verdict is not None:
-            self.end(verdict)
-        else:
+        if verdict is None:
             self.leave("the search has ended")
+        elif self._tracker is not None:
+            self._tracker.end(Status(verdict["status"]), verdict["reason"], verdict)
 
     def outcome(self, state: Status, reason: str) -> Outcome:
         """Of a trial that is ended here."""

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray
 from made_up_search import LR, MadeUpSearch
 
 from tune import dashboard
 from tune.cli import app
+from tune.cluster import dashboard_address
 from tune.storage import reading
 from tune.study import load_study
 from ups.cli.terminal import run_app
@@ -189,3 +191,10 @@ def test_a_port_that_is_taken_is_passed_over_or_refused(monkeypatch) -> None:
 def test_what_is_no_study_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
     assert run_app(app, ["dashboard", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"ups: {tmp_path}: no study here (study.yaml is missing)\n"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_page_of_a_cluster_is_named_if_there_is_one(monkeypatch) -> None:
+    assert dashboard_address() is None  # the session's Ray has none
+    monkeypatch.setattr(ray._private.worker._global_node, "_webui_url", "10.0.0.1:8265")
+    assert dashboard_address() == "http://10.0.0.1:8265"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from dataclasses import replace
 
 import pytest
-from wandb_files import pages
+from wandb_files import Page, pages
 
 from tune.search import run_search
 from tune.study import OpenStudy
 from tune.trial import Outcome
-from tune.verdict import leave_verdict, take_verdict
+from tune.verdict import drop_verdict, leave_verdict, read_verdict
 from ups.core.types import Status
 
 SPACE = {"latent.tokens": {"choice": [16, 32]}}
@@ -22,6 +23,16 @@ SPACE = {"latent.tokens": {"choice": [16, 32]}}
 def plan(make_plan):
     plan = make_plan(SPACE, trials=3, sampler="grid", milestones={"operator": [0.5, 1]}, keep=0.5)
     return replace(plan, base=plan.base.override({"logging.wandb.mode": "offline", "logging.wandb.project": "p"}))
+
+
+def page_of(run):
+    """Its page, as soon as that has an end: Tune does not wait for the process of what it stopped last."""
+    deadline = time.monotonic() + 60
+    while True:
+        (page,) = pages(run) or [Page()]
+        if page.code is not None or time.monotonic() > deadline:
+            return page
+        time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -35,7 +46,7 @@ def test_every_trial_has_a_page_with_its_end(plan, trainer, tmp_path, capfd):
     summary = run_search(plan, tmp_path / "s", trainer=trainer(curve))
     assert {record.state for record in summary.records} == {Status.COMPLETE, Status.PRUNED, Status.EXPLODED}
     for record in summary.records:
-        (page,) = pages(tmp_path / "s" / "runs" / f"{record.number:04d}")
+        page = page_of(tmp_path / "s" / "runs" / f"{record.number:04d}")
         assert (page.name, page.group, page.kind, page.project) == (f"trial {record.number}", "s", "trial", "p")
         assert (page.summary["status"], page.summary["reason"]) == (str(record.state), record.reason)
         assert page.summary["score"] == record.score
@@ -43,6 +54,9 @@ def test_every_trial_has_a_page_with_its_end(plan, trainer, tmp_path, capfd):
         measured = [row["operator/rollout_nrmse"] for row in page.history]
         assert measured == list(record.milestones.values())
         assert page.code == (1 if record.state is Status.EXPLODED else 0)
+    deadline = time.monotonic() + 30
+    while list((tmp_path / "s" / "runs").glob("*.verdict")) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not list((tmp_path / "s" / "runs").glob("*.verdict"))
     assert capfd.readouterr() == ("", "")
 
@@ -79,9 +93,13 @@ def test_a_study_may_be_resumed_with_another_page(plan, tmp_path):
         assert study.plan.base.logging.wandb.mode == "off"
 
 
-def test_a_verdict_is_taken_once(tmp_path):
+def test_a_verdict_stays_until_it_was_said(tmp_path):
     outcome = Outcome(Status.PRUNED, 0.5, "behind", {"operator:0.5": 0.5})
     (tmp_path / "runs").mkdir()
     leave_verdict(tmp_path, 3, outcome)
-    assert take_verdict(tmp_path, 3) == outcome
-    assert take_verdict(tmp_path, 3) is None
+    found = read_verdict(tmp_path, 3)
+    assert found is not None
+    assert (found["status"], found["reason"], found["score"]) == ("PRUNED", "behind", 0.5)
+    for _ in range(2):
+        drop_verdict(tmp_path, 3)
+    assert read_verdict(tmp_path, 3) is None

@@ -68,6 +68,8 @@ class Shown:
     """its config, as plain data"""
     group: str | None = None
     """the study of a trial"""
+    last_words: Path | None = None
+    """where whoever kills the run's process leaves how it ended: a JSON object with its status, reason and facts"""
 
 
 class Tracker:
@@ -154,6 +156,7 @@ class Tracker:
                 "group": shown.group,
                 "job_type": shown.kind,
                 "config": dict(shown.content),
+                "last_words": None if shown.last_words is None else str(shown.last_words.absolute()),
                 "seconds": START_SECONDS - 5,
                 "end_seconds": END_SECONDS,
             }

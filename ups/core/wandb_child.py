@@ -6,6 +6,7 @@ then `done` or `failed`. The end of its input without a word is that of a proces
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -23,8 +24,10 @@ def main() -> None:
         os.dup2(nothing, stream)
 
     def answer(said: Mapping[str, Any]) -> None:
-        answers.write(json.dumps(said) + "\n")
-        answers.flush()
+        # nobody listens where the run's process was killed, and what it has told is written all the same
+        with contextlib.suppress(BrokenPipeError):
+            answers.write(json.dumps(said) + "\n")
+            answers.flush()
 
     try:
         run_page(lines, answer)
@@ -35,8 +38,7 @@ def main() -> None:
 
 
 def run_page(lines: Iterable[str], answer: Answer) -> None:
-    words = iter(lines)
-    first = json.loads(next(words))
+    first = json.loads(next(iter(lines)))
     import wandb
 
     run = wandb.init(
@@ -59,7 +61,7 @@ def run_page(lines: Iterable[str], answer: Answer) -> None:
     )
     answer({"started": True})
     stages: set[str] = set()
-    for line in words:
+    for line in lines:
         told = json.loads(line)
         if "progress" in told:
             log_progress(run, told["progress"], stages)
@@ -69,14 +71,28 @@ def run_page(lines: Iterable[str], answer: Answer) -> None:
             artifact.add_file(given["path"])
             run.log_artifact(artifact)
         else:
+            signal.alarm(round(first["end_seconds"]))  # whoever would end this process may be gone
             run.summary.update(told["end"]["summary"])
             run.finish(exit_code=told["end"]["code"])
             answer({"done": True})
             break
     else:
-        signal.alarm(round(first["end_seconds"]))  # whoever would end this process is gone
-        run.finish(exit_code=1)
+        signal.alarm(round(first["end_seconds"]))
+        words = last_words(first["last_words"])
+        run.summary.update(words)
+        run.finish(exit_code=0 if words else 1)
+    if first["last_words"] is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(first["last_words"])
     wandb.teardown()
+
+
+def last_words(place: str | None) -> dict[str, Any]:
+    """How a run ended whose process was killed, where somebody has left that."""
+    if place is None or not os.path.exists(place):
+        return {}
+    with open(place, encoding="utf-8") as stream:
+        return json.load(stream)
 
 
 def log_progress(run: Any, progress: dict[str, Any], stages: set[str]) -> None:
