@@ -15,7 +15,6 @@ from tune.report import write_report
 FOLDER = Path(__file__).parent / "pictures"
 PICTURES = {
     "search.svg": "score-over-trials.svg",
-    "error.svg": "error-over-time-on-test.svg",
     "winner.png": "typical-test-trajectory-number-*[0-9].png",
 }
 """name here -> name of the report's figure"""

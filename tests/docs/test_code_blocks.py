@@ -169,7 +169,7 @@ def check_ups(words: list[str], known: set[str]) -> None:
 
 
 def test_commands_are_understood(folder: Path) -> None:
-    known: set[str] = {"data/mine.h5"}
+    known: set[str] = {"data/mine.h5", "runs"}
     # the README comes first: what it makes may be used in docs/
     for block in BLOCKS:
         if block.language == "yaml":
@@ -235,7 +235,7 @@ def test_the_tutorial_leads_to_a_golden(folder: Path, capfd: pytest.CaptureFixtu
     assert scores["rollout_nrmse"] == pytest.approx(golden.provenance["expected"]["test_rollout_nrmse"], rel=1e-6)
     assert Path("runs/mine/report.html").read_text().startswith("<!doctype html>")
     assert Path("rollout.png").read_bytes().startswith(b"\x89PNG")
-    assert all(name in Path("compare.html").read_text() for name in ("golden", "base"))
+    assert "has the smallest error" in Path("compare.html").read_text()
 
 
 def test_the_tutorial_is_ten_lines_and_three_commands() -> None:

@@ -29,17 +29,23 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which they all lie."""
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture(scope="session")
+def run(place: Path, tiny: dict[str, Any]) -> Path:
     """A run that was trained for a second and evaluated."""
-    out = tmp_path_factory.mktemp("pages") / "run"
+    out = place / "run"
     assert train_run(RunConfig.parse(tiny), out).status is Status.COMPLETE
     return out
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any], run: Path) -> Path:
+def study(place: Path, tiny: dict[str, Any], run: Path) -> Path:
     """A study of three stages with a noise floor, trials of every kind and a promotion whose winner is `run`."""
-    folder = tmp_path_factory.mktemp("pages") / "study"
+    folder = place / "study"
     strategy = {"trials": 40, "base_seeds": 3, "seed": 4, "milestones": {"operator": [0.25, 0.5, 1.0]}}
     search(folder, tiny, {"strategy": strategy})
     best = load_study(folder).best
@@ -52,14 +58,20 @@ def study(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any], run: P
 
 
 @pytest.fixture(scope="session")
-def pareto_study(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+def pareto_study(place: Path, tiny: dict[str, Any]) -> Path:
     """A study of two objectives, of which nothing was promoted."""
-    folder = tmp_path_factory.mktemp("pages") / "pareto"
+    folder = place / "pareto"
     objective = [{"metric": "rollout_nrmse"}, {"metric": "inference_ms"}]
     search(
         folder, tiny, {"strategy": {"trials": 15, "scheduler": "none", "startup_trials": 15}, "objective": objective}
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def folder(run: Path, study: Path, place: Path) -> Path:
+    """With a run and a study in it."""
+    return place
 
 
 def search(folder: Path, tiny: dict[str, Any], words: Mapping[str, Any]) -> None:
