@@ -123,7 +123,6 @@ LINES = {
     "rollout folder --out a.png": ("folder: no trained run here", "ups train"),
     "compare study": ("study/report.json", "`ups evaluate study --json study/report.json`"),
     "compare no_report.json": ("no_report.json", "not a report"),
-    "leaderboard nowhere": ("nowhere",),
     "leaderboard folder --out a.pdf": (".csv or .html", "a.pdf"),
     "trials folder": ("folder: no study here", "study.yaml"),
     "trials study --json folder": ("--json", "'folder' is a directory"),
