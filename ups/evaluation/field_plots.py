@@ -84,7 +84,7 @@ def snapshots(
     length: float,
     title: str = "",
 ) -> Figure:
-    """Truth and prediction over space at `snapshot_frames`; all have the same axes, those of the truth there."""
+    """Truth and prediction over space at `snapshot_frames`, all on the same axes."""
     figure = Figure(figsize=(WIDTH_INCHES, 3.8), layout="constrained", facecolor="white")
     frames = snapshot_frames(len(truth_TX))
     grid = figure.subplots(len(frames) // 2 or 1, min(2, len(frames)), sharex=True, sharey=True, squeeze=False).flat
@@ -100,7 +100,11 @@ def snapshots(
         axes.set_xlabel("x", color=GREY)
         axes.label_outer()
     low, high = _range(truth_TX[frames])
-    axes.set_ylim(low - 0.2 * (high - low), high + 0.2 * (high - low))
+    # a prediction that went far astray must not flatten the truth
+    least, most = _range(prediction_TX[frames])
+    room = 5 * (high - low)
+    low, high = min(low, max(least, low - room)), max(high, min(most, high + room))
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=10)
     titled(figure, title)
     return figure

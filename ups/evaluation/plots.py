@@ -176,7 +176,7 @@ def spectra(
     shown = np.concatenate([truth_FK, prediction_FK])
     shown = shown[np.isfinite(shown) & (shown > floor)]
     if len(shown):
-        axes.set_ylim(shown.min() / 2, max(most, min(shown.max(), 100 * most)) * 2)
+        axes.set_ylim(shown.min() / 2, max(most, min(shown.max(), 1e6 * most)) * 2)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
