@@ -19,8 +19,9 @@ demo: data/demo.h5
 data/demo.h5: $(INSTALLED)
 	$(VENV)/bin/ups data generate burgers --nu 0.01 --trajectories 224 --cells 64 --frames 20 --dt 0.05 --oversample 4 --out $@
 
+# in their own order: files of few tests are the long ones, and would come last
 test: $(INSTALLED)
-	$(PYTHON) -m pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -149,7 +149,10 @@ def corrupt_artifact(search: Search) -> Hit:
     content[len(content) // 2] ^= 0xFF
     weights.write_bytes(content)
     search.until("the trial that needs it", run_folder(search.study, heir).exists)
-    return _trained_on(search, [heir])
+    begin = time.monotonic()
+    # it goes on from the checkpoints of the one that made the stage, and need not train
+    search.until("the end of the trial that needs it", lambda: heir in search.ended())
+    return Hit((heir,), time.monotonic() - begin)
 
 
 def set_clock_back(search: Search) -> Hit:

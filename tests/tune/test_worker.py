@@ -74,7 +74,7 @@ def test_on_a_node_that_lacks_the_study_nothing_is_trained_and_the_search_is_tol
     def never(*given, **how):
         raise AssertionError("trained")
 
-    run = trial_function(tmp_path / "study", tmp_path / "store", None, never, None, 1, Demand(1, 0.0))
+    run = trial_function(tmp_path / "study", tmp_path / "store", None, never, None, 1, Demand(1, 0.0), "s")
     run({"number": 0, "params": {}})
     (told,) = reported
     assert told["done"]
