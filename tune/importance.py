@@ -148,19 +148,28 @@ def _panel(
     real: dict[str, list[float]] = {name: [] for name in asked}
     floors: dict[str, list[float]] = {}
     copies = math.ceil(SHADOWS / len(asked))
+    random = np.random.default_rng(seed)
+    shadows = {
+        f"{repeat} {copy} {name}": (name, dealt[name].again(columns[name], random))
+        for repeat in range(REPEATS)
+        for copy in range(copies)
+        for name in asked
+    }
+    # all of them in one study, as it takes as long to make one as to look at it
+    study = _study(
+        {**columns, **{shadow: values for shadow, (_, values) in shadows.items()}},
+        {**kinds, **{shadow: kinds[name] for shadow, (name, _) in shadows.items()}},
+        scores,
+    )
     for repeat in range(REPEATS):
-        random = np.random.default_rng((seed, repeat))
-        shadows = {
-            f"{copy} {name}": dealt[name].again(columns[name], random) for name in asked for copy in range(copies)
-        }
-        of_shadows = {f"{copy} {name}": kinds[name] for name in asked for copy in range(copies)}
-        found = _fanova({**columns, **shadows}, {**kinds, **of_shadows}, scores, repeat)
+        among = [shadow for shadow in shadows if shadow.startswith(f"{repeat} ")]
+        found = _explained(study, [*columns, *among], seed + repeat)
         largest: dict[str, float] = {}
         for name in asked:
             real[name].append(found[name])
-            level = dealt[name].level
-            luckiest = max(found[f"{copy} {name}"] for copy in range(copies))
-            largest[level] = max(largest.get(level, 0.0), luckiest)
+        for shadow in among:
+            level = dealt[shadows[shadow][0]].level
+            largest[level] = max(largest.get(level, 0.0), found[shadow])
         for level, value in largest.items():
             floors.setdefault(level, []).append(value)
     ranked = [
@@ -203,13 +212,9 @@ def _deal(values: Sequence[Any], trials: Sequence[TrialRecord], names: Mapping[i
     return _Deal("", tuple((index,) for index in range(len(trials))))
 
 
-def _fanova(
-    columns: Mapping[str, Sequence[Any]],
-    kinds: Mapping[str, BaseDistribution],
-    scores: Sequence[float],
-    seed: int,
-) -> dict[str, float]:
-    """Share of the variance of the scores that each column explains."""
+def _study(
+    columns: Mapping[str, Sequence[Any]], kinds: Mapping[str, BaseDistribution], scores: Sequence[float]
+) -> optuna.Study:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(logging.WARNING)
     try:
@@ -224,8 +229,13 @@ def _fanova(
             for index, score in enumerate(scores)
         ]
     )
+    return study
+
+
+def _explained(study: optuna.Study, columns: list[str], seed: int) -> dict[str, float]:
+    """Share of the variance of the scores that each of these columns explains."""
     try:
-        return FanovaImportanceEvaluator(n_trees=TREES, seed=seed).evaluate(study, params=list(columns))
+        return FanovaImportanceEvaluator(n_trees=TREES, seed=seed).evaluate(study, params=columns)
     except RuntimeError:  # all scores are the same: nothing explains anything
         return dict.fromkeys(columns, 0.0)
 
