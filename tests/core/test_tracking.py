@@ -83,13 +83,15 @@ def test_runs_of_one_process_are_pages_of_their_own(tmp_path: Path, capfd) -> No
 
 
 def test_a_run_that_goes_on_has_the_page_that_it_had(tmp_path: Path, stub: Stub) -> None:
-    stub("open('said', 'a').write(given['id'] + given['resume']); sys.exit('enough')")
+    said = tmp_path / "said"
+    stub(f"open({str(said)!r}, 'a').write(given['id'] + ' '); sys.exit('enough')")
     for _ in range(2):
         tracker = Tracker(OFFLINE, shown(tmp_path))
         tracker.end(Status.COMPLETE, "")
     assert tracker.failure == "SystemExit: enough"
     identity = (tmp_path / "wandb" / "id").read_text()
     assert len(identity) == 12
+    assert said.read_text().split() == [identity, identity]
 
 
 def test_off_starts_nothing(tmp_path: Path) -> None:
