@@ -39,6 +39,8 @@ SHADOWS = 4
 """of a forest, at least: where fewer parameters are judged, each has several"""
 GROUPS = 6
 """sets of conditional parameters that are looked at, those with the most trials"""
+SMALLEST = 0.01
+"""share of the variance that nobody cares for, whether or not it is chance"""
 QUANTILE = 0.95
 """of the largest shadow: the floor"""
 
@@ -57,7 +59,7 @@ class Importance:
 
     @property
     def is_noise(self) -> bool:
-        return self.mean <= self.floor
+        return self.mean <= max(self.floor, SMALLEST)
 
 
 @dataclass(frozen=True)
