@@ -105,7 +105,7 @@ def test_a_recorded_band_is_of_all_trajectories():
     slow = replace(report, cost={"rollout_seconds": 100.0})
     figures = pictures(Uneven(), TEST, slow)
     assert "quantiles of 7 test trajectories, in the end 0.2 to 0.6" in alternatives(figures)[4]
-    assert "Mean over 3 test trajectories" in alternatives(figures)[5]
+    assert "Of the typical test trajectory" in alternatives(figures)[5]
 
 
 def test_what_diverged_is_drawn_and_said():

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ups.core import measures
 from ups.core.errors import DataError, UserError
@@ -28,7 +27,7 @@ from ups.inference.build import load_surrogate
 from ups.pages.images import image
 
 TRAJECTORIES = 8
-"""test trajectories that are rolled out for the pictures, and on average over them the spectra"""
+"""test trajectories that are rolled out for the pictures"""
 SECONDS = 5.0
 """fewer than `TRAJECTORIES`, but no fewer than three, where the report says that these would take longer"""
 _BAND_FROM = 5
@@ -74,7 +73,7 @@ def pictures(predictor: Predictor, test: Trajectories, report: Report | None) ->
     figures = _fields(f"Typical {kind}{of} (number {chosen[typical]})", rollouts[typical], whole=True)
     if worst != typical:
         figures += _fields(f"Worst {kind}{of} (number {chosen[worst]})", rollouts[worst], whole=False)
-    return figures if steady else [*figures, _error_over_time(rollouts, report), *_spectra(rollouts)]
+    return figures if steady else [*figures, _error_over_time(rollouts, report), *_spectra(rollouts[typical])]
 
 
 def _choose(test: Trajectories, report: Report | None) -> tuple[list[int], list[float]]:
@@ -194,16 +193,18 @@ def _curves(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
     return {"nrmse": nrmse_BT.mean(axis=0).tolist(), "nrmse_low": low_T.tolist(), "nrmse_high": high_T.tolist()}
 
 
-def _spectra(rollouts: Sequence[Rollout]) -> list[str]:
-    """Energy spectra of truth and prediction, one figure for each channel, averaged over the finite rollouts."""
-    finite = [rollout for rollout in rollouts if np.isfinite(rollout.prediction_TXC).all()]
-    if not finite:
+def _spectra(typical: Rollout) -> list[str]:
+    """Energy spectra of truth and prediction, one figure for each channel; none of a rollout that is not finite.
+
+    Of the typical trajectory: in a mean over few, the worst one hides all others.
+    """
+    if not np.isfinite(typical.prediction_TXC).all():
         return []
-    spec, last = finite[0].spec, len(finite[0].truth_TXC) - 1
+    spec, last = typical.spec, len(typical.truth_TXC) - 1
     frames = sorted({(last + 1) // 2, last})
     truth_FKC, prediction_FKC = (
-        _energy([getattr(rollout, name)[frames] for rollout in finite], rollouts[0])
-        for name in ("truth_TXC", "prediction_TXC")
+        measures.energy_spectrum(torch.from_numpy(fields_TXC[None, frames]), spec.boundary)[0].numpy()
+        for fields_TXC in (typical.truth_TXC, typical.prediction_TXC)
     )
     periodic = spec.boundary == "periodic"
     waves_K = np.arange(1, truth_FKC.shape[1]) * (1.0 if periodic else 0.5)
@@ -218,8 +219,8 @@ def _spectra(rollouts: Sequence[Rollout]) -> list[str]:
             np.abs(np.log2(np.maximum(prediction_FK[-1], 1e-300) / np.maximum(truth_FK[-1], 1e-300))) > 1
         )
         said = (
-            f"Mean over {len(finite)} test trajectories; the mean of the field is left out. At {names[-1]} the "
-            f"prediction holds {share:.3g} times the energy of the truth, and "
+            f"Of the typical test trajectory; the mean of the field is left out. At {names[-1]} the prediction holds "
+            f"{share:.3g} times the energy of the truth, and "
         )
         said += (
             f"first differs from it by more than a factor of two at {waves_K[off[0]]:g} waves."
@@ -229,12 +230,6 @@ def _spectra(rollouts: Sequence[Rollout]) -> list[str]:
         more = f", {name}" if spec.channels > 1 else ""
         shown.append(image(f"Energy spectrum{more}", said, plots.png(figure)))
     return shown
-
-
-def _energy(fields_BFXC: Sequence[NDArray[np.float32]], of: Rollout) -> NDArray[np.float64]:
-    """Mean spectrum of so many trajectories at each frame, (F, K, C)."""
-    fields = torch.from_numpy(np.stack(fields_BFXC))
-    return measures.energy_spectrum(fields, of.spec.boundary).mean(dim=0).numpy()
 
 
 def _short(value: float) -> str:
