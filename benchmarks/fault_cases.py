@@ -183,7 +183,12 @@ CASES = (
     Case("fill_disk", "disk full for 3 s", fill_disk),
     Case("refuse_writes", "storage refuses the writes of a trial for 30 s", refuse_writes),
     # two faults: the death costs what came after the last checkpoint, the truncation that checkpoint's own interval
-    Case("truncate_checkpoint", "a checkpoint truncated on disk, `--resume`", truncate_checkpoint, bound=2 * INTERVAL),
+    Case(
+        "truncate_checkpoint",
+        "driver killed and its trial's last checkpoint truncated",
+        truncate_checkpoint,
+        bound=2 * INTERVAL,
+    ),
     Case("corrupt_artifact", "a corrupt artifact", corrupt_artifact, trials=len(LRS) + 1),
     Case("set_clock_back", "the clock goes back by an hour", set_clock_back, has_clock=True),
 )
