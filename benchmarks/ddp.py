@@ -165,13 +165,15 @@ def render(data: Data) -> str:
     p, rounds = data["protocol"], data["rounds"]
     names = {"apart": "two processes, a run each", "together": "two workers, one run"}
     rows = [[words, number(median(each[name] for each in rounds))] for name, words in names.items()]
+    # of fewer rounds no two order statistics enclose the median so surely
+    spread = "95 % interval of order statistics" if len(rounds) >= 6 else "lowest to highest"
     parts = [
         "## Two workers beside two processes",
         f"`{p['config']}` in float32, {len(rounds)} rounds of {p['steps']} steps of each side in turn, in pinned "
         f"processes of one thread. Each of the two runs has batches of {p['batch_size']}; of the two workers each has "
         "its half of such batches, so that gradients are exchanged twice as often for the same samples.",
         table(["", "samples a second (median)"], rows),
-        f"Ratio: **{data['ratio']:.3f}** (median of the rounds; 95 % interval of order statistics {data['low']:.3f} to "
+        f"Ratio: **{data['ratio']:.3f}** (median of the rounds; {spread} {data['low']:.3f} to "
         f"{data['high']:.3f}; each round: {', '.join(f'{ratio:.3f}' for ratio in data['ratios'])}). The aim, at least "
         f"{AIM:g}, is {data['verdict']}.",
         f"Measured on {common.machine_words(data['machine'], [data])}.",
