@@ -16,7 +16,7 @@ from tune.running import Running
 from tune.sizes import shown_size
 from tune.study import StudyFolder, TrialRecord
 from tune.trial import run_folder
-from ups.core.artifacts import ArtifactStore
+from ups.core.artifacts import ArtifactStore, folder_bytes
 from ups.core.errors import UserError
 from ups.core.store import Store
 
@@ -89,7 +89,7 @@ class Housekeeper:
         needed = {record.number for record in foremost(study.trials, study.config)} | {0}
         for record in study.trials:
             if record.number not in self._sizes:
-                self._sizes[record.number] = _size(self._checkpoints(record.number))
+                self._sizes[record.number] = folder_bytes(self._checkpoints(record.number))
         total = sum(self._sizes.values())
         for number in sorted(self._sizes):
             if total <= self._limit:
@@ -101,7 +101,3 @@ class Housekeeper:
 
     def _checkpoints(self, number: int) -> Path:
         return run_folder(self._study.path, number) / "checkpoints"
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -34,7 +34,9 @@ class LostNodes(Callback):
         return (object, ())  # Tune pickles it for a restore of its own, which is never used
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._nodes[trial.trial_id] = node_of(trial.temporary_state.ray_actor)
+        node = node_of(trial.temporary_state.ray_actor)
+        if node is not None:
+            self._nodes[trial.trial_id] = node
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         node = self._nodes.pop(trial.trial_id, None)
@@ -53,7 +55,7 @@ class LostNodes(Callback):
         self._doubtful = [each for each in self._doubtful if each[1] in alive and now < each[2]]
 
 
-def node_of(actor: Any) -> str:
-    """The id of the node on which an actor runs."""
-    found: str = ray._private.state.actors(actor._actor_id.hex())["Address"]["NodeID"]
-    return found
+def node_of(actor: Any) -> str | None:
+    """The id of the node on which an actor runs; None where the cluster does not say, as of one that has died."""
+    found: dict[str, Any] = ray._private.state.actors(actor._actor_id.hex())
+    return found.get("Address", {}).get("NodeID") or None

@@ -59,6 +59,15 @@ def test_a_node_that_dies_much_later_is_not_what_killed_it(cluster):
     assert trial.run_metadata.num_failures == 1
 
 
+def test_a_trial_whose_node_nobody_knows_keeps_its_deaths(cluster):
+    watch, trial = LostNodes(), trial_on(None)
+    die(watch, trial)
+    cluster.alive = set()
+    cluster.now += 2
+    watch.on_step_begin(0, [])
+    assert trial.run_metadata.num_failures == 1
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_an_actor_is_on_its_node():
     class Worker:
@@ -67,3 +76,5 @@ def test_an_actor_is_on_its_node():
 
     actor = ray.remote(num_cpus=0)(Worker).remote()
     assert ray.get(actor.node.remote()) == node_of(actor)
+    unknown = SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda: "ab" * 16))
+    assert node_of(unknown) is None

@@ -213,7 +213,7 @@ class ArtifactStore(Store):
         self.leases.sweep({path.name for path in self._entries()})
 
     def _bytes_being_written(self) -> int:
-        return sum(_size(path) for path in self._entries() if path.name.startswith(".") and not _is_rest(path))
+        return sum(folder_bytes(path) for path in self._entries() if path.name.startswith(".") and not _is_rest(path))
 
     def _entries(self) -> Iterator[Path]:
         """Artifacts, and those that are being written; whatever else lies in the folder is not ours."""
@@ -265,7 +265,7 @@ def _artifact(folder: Path, pinned: bool, leased: bool) -> Artifact:
             facts["key"], what, facts["bytes"], facts["seconds"], created, used, pinned, leased, folder.name
         )
     except (ValueError, KeyError, TypeError):
-        return Artifact(folder.name, "unknown", _size(folder), 0.0, used, used, pinned, leased, folder.name)
+        return Artifact(folder.name, "unknown", folder_bytes(folder), 0.0, used, used, pinned, leased, folder.name)
 
 
 def _is_rest(folder: Path) -> bool:
@@ -277,7 +277,8 @@ def _is_rest(folder: Path) -> bool:
     return bool(times) and time.time() - max(times) > HALF_WRITTEN_SECONDS
 
 
-def _size(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
+    """Of all files below a folder; what goes meanwhile counts as gone."""
     size = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
