@@ -24,10 +24,9 @@ from optuna.trial import create_trial
 
 from tune.domain import Domain, to_journal
 from tune.levels import STAGES
-from tune.objectives import NOISE
+from tune.objectives import scored
 from tune.study import StudyFolder, TrialRecord
 from tune.views import distribution_of
-from ups.core.types import Status
 
 FEWEST = 20
 """complete trials, below which a forest says nothing"""
@@ -99,12 +98,8 @@ def rank(study: StudyFolder, names: Mapping[int, Mapping[str, str]], seed: int =
     always = [name for name, domain in space.items() if not domain.when]
     pool = [
         trial
-        for trial in study.trials
-        if trial.state is Status.COMPLETE
-        and trial.score is not None
-        and math.isfinite(trial.score)
-        and trial.origin != NOISE
-        and all(name in trial.params for name in always)
+        for trial in scored(study.trials)
+        if all(name in trial.params for name in always)
         # a given config may lie outside the space
         and all(domain.contains(trial.params[name]) for name, domain in space.items() if name in trial.params)
     ]

@@ -5,6 +5,7 @@ Pure functions of the records. The sampler and the scheduler decide what is trie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,6 +67,18 @@ def is_eligible(record: TrialRecord, config: SearchConfig) -> bool:
     """Whether the trial may be the best: it ran to its end, holds the constraints and is no repetition of the base."""
     complete = record.state is Status.COMPLETE and record.score is not None
     return complete and record.origin != NOISE and is_feasible(record, config)
+
+
+def scored(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those that ran to their end with a finite score, without repetitions of the base: what parameters explain."""
+    return [
+        record
+        for record in records
+        if record.state is Status.COMPLETE
+        and record.score is not None
+        and math.isfinite(record.score)
+        and record.origin != NOISE
+    ]
 
 
 def best_of(records: Sequence[TrialRecord], config: SearchConfig) -> TrialRecord | None:

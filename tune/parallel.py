@@ -8,9 +8,8 @@ from html import escape
 from typing import Any
 
 from tune.domain import Domain
-from tune.objectives import NOISE
+from tune.objectives import scored
 from tune.study import StudyFolder, TrialRecord
-from ups.core.types import Status
 from ups.pages.charts import AMBER, BLUE, bundle, figure, legend_key, px, short
 
 AXES = 12
@@ -33,14 +32,7 @@ def parallel_coordinates(study: StudyFolder, order: Sequence[str]) -> str:
         order: names by importance; those that are not in it come after it, in the order of the space.
     """
     space = study.config.space
-    trials = [
-        trial
-        for trial in study.trials
-        if trial.state is Status.COMPLETE
-        and trial.score is not None
-        and math.isfinite(trial.score)
-        and trial.origin != NOISE
-    ]
+    trials = scored(study.trials)
     trials.sort(key=lambda trial: (trial.score, trial.number))
     ranked = [*order, *(name for name in space if name not in order)]
     varied = [name for name in ranked if len({str(trial.params.get(name)) for trial in trials}) > 1]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from looking import Browser
+from test_report import SECTIONS
 
 from tune.cli import app
 from ups.cli.terminal import run_app
@@ -25,17 +26,6 @@ class Page(NamedTuple):
     """how their headings begin"""
 
 
-SECTIONS = (
-    "Result",
-    "The winner",
-    "Course of the search",
-    "What the score depends on",
-    "What trials shared",
-    "Why trials stopped",
-    "Best trials",
-    "Confirmation",
-    "What was searched",
-)
 PAGES = {
     "study": Page("study", "report {}", SECTIONS),
     "pareto study": Page("pareto_study", "report {}", (*SECTIONS[:3], "Pareto front", *SECTIONS[3:])),
