@@ -31,14 +31,19 @@ def base() -> RunConfig:
 def make_plan(base: RunConfig) -> Callable[..., Plan]:
     """Gives a plan of the space above, with settings of the strategy as keywords."""
 
-    def make(space: Mapping[str, Any] = SPACE, start_from: tuple[RunConfig, ...] = (), **strategy: Any) -> Plan:
+    def make(
+        space: Mapping[str, Any] = SPACE,
+        start_from: tuple[RunConfig, ...] = (),
+        concurrency: int = 2,
+        **strategy: Any,
+    ) -> Plan:
         config = SearchConfig.parse(
             {
                 "base": "base.yaml",
                 "space": space,
                 "start_from": [f"start{number}.yaml" for number, _ in enumerate(start_from)],
                 "strategy": {"trials": 6, "startup_trials": 3, **strategy},
-                "resources": {"concurrency": 2},
+                "resources": {"concurrency": concurrency},
             }
         )
         return Plan(config, base, start_from)

@@ -126,7 +126,8 @@ def test_a_trial_whose_writes_are_refused_goes_on_or_stays_open(make_plan, tmp_p
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
         return RunResult(Status.COMPLETE, "", 0.5, {"operator:1": 0.5}, 1.0, 7, out)
 
-    plan = make_plan(trials=3, sampler="random").kept_at(None, None)
+    # one after the other: the refusal ends the search, and would interrupt what still waits for its own second try
+    plan = make_plan(trials=3, sampler="random", concurrency=1)
     first = run_search(plan, tmp_path / "s", trainer=train)
     assert [record.state for record in first.records] == [Status.COMPLETE, Status.COMPLETE, Status.INTERRUPTED]
     assert first.refused
@@ -143,7 +144,7 @@ def test_a_driver_whose_disk_stays_full_ends_in_good_order(make_plan, tmp_path, 
         report(Progress("operator", 1, 2, 0.5, 0, 0.5, 1.0, 0.5, score=0.5))
         return RunResult(Status.COMPLETE, "", 0.5, {"operator:0.5": 0.5, "operator:1": 0.5}, 1.0, 7, out)
 
-    plan = make_plan(trials=3, sampler="random").kept_at(None, None)
+    plan = make_plan(trials=3, sampler="random")
     with monkeypatch.context() as patch:
         refused = StorageRefused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "journal.log"))
         name = {"a report": "progress", "an end": "end"}[when]
