@@ -29,6 +29,7 @@ from ray.tune.stopper import Stopper
 
 from tune.cluster import Pool, check_shared, dashboard_address, grows, joined, live_nodes, this_machine
 from tune.driver import Driver
+from tune.ended_trials import EndedTrials
 from tune.fit import fit_to_data, keys_on
 from tune.housekeeping import Housekeeper
 from tune.lost_nodes import LostNodes
@@ -219,6 +220,8 @@ def embedded_ray(cpus: int, gpus: int = 0, memory_gib: float | None = None) -> I
                 _memory=None if memory_gib is None else int(memory_gib * GIB),
                 _node_ip_address="127.0.0.1",
                 _temp_dir=temporary,
+                # what every task was and when is kept for a dashboard, by the kilobyte a trial
+                _system_config={"task_events_report_interval_ms": 0},
             )
         yield
     finally:
@@ -258,7 +261,7 @@ def _run_tune(
                 storage_path=str(folder),
                 stop=_DriverStopper(driver),
                 failure_config=ray_tune.FailureConfig(max_failures=WORKER_DEATHS - 1),
-                callbacks=[LostNodes()],
+                callbacks=[LostNodes(), EndedTrials()],
                 verbose=0,
             ),
         )

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -262,7 +263,7 @@ class _Journal(JournalFileBackend):
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
         append(self._path, "".join(f"{line}\n" for line in lines).encode())
         self._writes = True
-        self._unread.extend(map(json.loads, lines))
+        self._unread.extend(json.loads(line, object_pairs_hook=_with_shared_names) for line in lines)
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
         # the number is another one after a line that Optuna refused
@@ -271,6 +272,11 @@ class _Journal(JournalFileBackend):
         logs, self._unread = self._unread, []
         self._read = log_number_from + len(logs)
         yield from logs
+
+
+def _with_shared_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What a line holds, with one string for each name: Optuna keeps it of every trial."""
+    return {sys.intern(name): value for name, value in pairs}
 
 
 def _is_locked(path: Path) -> bool:

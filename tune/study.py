@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import optuna
 import yaml
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.domain import from_journal
@@ -279,6 +280,7 @@ class OpenStudy:
         self.is_shared = self._backend.is_shared
         self._synced, self._is_synced = float("-inf"), True
         self._snapshot: Snapshot | None = None
+        self._kinds: dict[BaseDistribution, BaseDistribution] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(self.folder / ".lock", self.folder)
@@ -378,7 +380,10 @@ class OpenStudy:
     def note_ended(self, number: int) -> TrialRecord:
         """Add a trial that was told to `trials.jsonl`. It outlives a kill at once, and a power cut at the latest with
         the first trial that ends `SYNC_SECONDS` later, or when the study is closed."""
-        record = record_of(self.trial(number), True)
+        trial = self.trial(number)
+        # equal ones are one: Optuna makes new ones with every trial, and keeps them
+        trial.distributions = {name: self._kinds.setdefault(kind, kind) for name, kind in trial.distributions.items()}
+        record = record_of(trial, True)
         append(self.folder / "trials.jsonl", f"{json.dumps(record.to_json())}\n".encode())
         self._is_synced = False
         if time.monotonic() - self._synced >= SYNC_SECONDS:
