@@ -83,7 +83,7 @@ def _summary(result: RunResult, report: Report | None) -> str:
 
 
 def _course(run: Path, result: RunResult) -> str:
-    """Score, loss and gradient norm over the stages, and what each stage brought."""
+    """Score, loss, gradient norm and learning rate over the stages, and what each stage brought."""
     lines = _progress(run / "progress.jsonl")
     stages = list(dict.fromkeys(line["stage"] for line in lines))
     shown = [
@@ -92,6 +92,8 @@ def _course(run: Path, result: RunResult) -> str:
         ),
         _line_chart("Training loss", "loss", lines, stages, lambda line: line["train_loss"] or None),
         _line_chart("Gradient norm", "norm before clipping", lines, stages, lambda line: line["grad_norm"] or None),
+        # runs from before it was recorded have none
+        _line_chart("Learning rate", "learning rate", lines, stages, lambda line: line.get("lr"), log=False),
     ]
     parts = [gallery([each for each in shown if each])]
     if result.stages:
@@ -118,6 +120,7 @@ def _line_chart(
     value: Callable[[dict[str, Any]], float | None],
     *,
     dots: bool = False,
+    log: bool | None = None,
 ) -> str:
     """One line for each stage over the share of the stages that is done; empty where nothing is known."""
     layers: list[Layer] = []
@@ -135,12 +138,13 @@ def _line_chart(
         if dots:
             titles = [f"{stage} {at - place:.0%}: {number(score)}" for at, score in points]
             layers.append(Points(x, y, "", colour, titles=titles))
-        said.append(f"{stage} from {number(y[0])} to {number(y[-1])}")
+        between = f", at most {number(max(y))}" if max(y) > max(y[0], y[-1]) else ""
+        said.append(f"{stage} from {number(y[0])} to {number(y[-1])}{between}")
     if not layers:
         return ""
     several = len(stages) > 1
     across = Axis("stages done" if several else f"share of the stage {stages[0]}", log=False, whole=several)
-    return chart(title, f"{'; '.join(said)}.", across, Axis(label), layers)
+    return chart(title, f"{'; '.join(said)}.", across, Axis(label, log=log), layers)
 
 
 def _scores(report: Report) -> str:
