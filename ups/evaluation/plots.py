@@ -21,8 +21,6 @@ INK, GREY, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 LINES = ("#0b6e99", "#c2410c", "#27803a", "#862e9c", "#c92a2a", "#4b7a08", "#364fc7", "#a61e4d")
 """letters in these colours, too, have a contrast of at least 4.5 on white"""
 WIDTH_INCHES = 5.2
-Band = tuple[Sequence[float], Sequence[float]]
-"""lower and upper end at each frame"""
 
 
 class _PlainNumbers(LogFormatter):
@@ -86,20 +84,16 @@ def error_over_time(
     *,
     title: str = "",
     label: str = "nRMSE",
-    bands: Mapping[str, Band] | None = None,
 ) -> Figure:
     """Error of each predicted frame, logarithmic: models as coloured lines, references dashed and grey.
 
-    Each line is named at its end, and may have a band around it; a value that is not finite breaks its line.
+    Each line is named at its end; a value that is not finite breaks its line.
     """
     figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained", facecolor="white")
     axes = figure.subplots()
     ends: list[tuple[float, str, str]] = []
     for number, (name, values) in enumerate(lines.items()):
         colour = LINES[number % len(LINES)]
-        if name in (bands or {}):
-            low, high = (_drawable(each) for each in (bands or {})[name])
-            axes.fill_between(time[: len(low)], low, high, color=colour, alpha=0.2, linewidth=0)
         ends += _line(axes, time, values, name, colour, "-", 2.2)
     for number, (name, values) in enumerate(references.items()):
         ends += _line(axes, time, values, name, GREY, ("--", ":", "-.")[number % 3], 1.2)

@@ -11,6 +11,8 @@ from typing import Any
 
 from ups.core.errors import UserError
 from ups.core.types import RunResult
+from ups.evaluation.beside import Beside, load_beside, task_protocol
+from ups.evaluation.compare import comparable
 from ups.evaluation.evaluate import Report
 from ups.evaluation.pictures import pictures_of_run
 from ups.evaluation.report import (
@@ -22,7 +24,7 @@ from ups.evaluation.report import (
     reference_rows,
     rollout_rows,
 )
-from ups.evaluation.runs import load_result
+from ups.evaluation.runs import load_result, task_of
 from ups.evaluation.search_table import search_html
 from ups.evaluation.stages import STAGE_COLUMNS, number, stage_rows
 from ups.pages.charts import AMBER, BLUE, GREY, RED, Axis, Layer, Line, Points, chart
@@ -33,19 +35,27 @@ _MOST_POINTS = 400
 """of a line; more is not seen, and makes the page heavy"""
 
 
-def run_page(run: Path) -> str:
+def run_page(run: Path, beside: Sequence[Path] = ()) -> str:
     """The page of a run that has ended, well or not.
 
-    Its sections: summary, course of training, pictures (see `pictures_of_run`; test trajectories are read), what it
-    scores, search at test time where it has one, config. What a run does not have is left out with a remark.
+    Its sections: summary, course of training, pictures (see `pictures_of_run`), what it scores, search at test time
+    where it has one, config. What a run does not have is left out with a remark. The pictures are of the part of the
+    data that its report is about, which is test; a run that has none, such as a trial of a search, has not been shown
+    test trajectories, and is not shown them here: its pictures are of validation trajectories.
+
+    Args:
+        beside: finished runs of the same task, which are shown beside it.
 
     Raises:
-        UserError: the run has not finished, or this is no run folder.
+        UserError: the run has not finished, or this is no run folder; or one of `beside` is refused, see `load_beside`.
     """
     result = load_result(run)
     report = load_report(run / FILE_NAME) if (run / FILE_NAME).is_file() else None
+    peers = (
+        load_beside(beside, comparable(report) if report else task_protocol(task_of(run)), str(run)) if beside else []
+    )
     try:
-        pictures = gallery(pictures_of_run(run))
+        pictures = _pictures(run, report, peers)
     except UserError as error:
         pictures = remark(f"No pictures: {error}.")
     sections = [
@@ -59,6 +69,14 @@ def run_page(run: Path) -> str:
             sections.append(section("Search at test time", search_html(report)))
     sections.append(section("Config", _config(run)))
     return page(f"Run {run.resolve().name}", sections)
+
+
+def _pictures(run: Path, report: Report | None, beside: Sequence[Beside]) -> str:
+    split = report.protocol.get("split") if report is not None else None
+    if split is not None:
+        return pictures_of_run(run, split, beside=beside).html
+    told = f"Its test trajectories have not been looked at: `ups evaluate {run} --json {run / FILE_NAME}` does that."
+    return remark(f"Of validation trajectories. {told}") + pictures_of_run(run, "validation", beside=beside).html
 
 
 def _summary(result: RunResult, report: Report | None) -> str:
