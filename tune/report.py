@@ -147,7 +147,7 @@ def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None, beside: Seq
         }
         if promotion["winner"] in folders:
             return _confirmed(study, promotion["winner"], folders, beside)
-    return _best_so_far(study, beside)
+    return _best_so_far(study, beside, is_promoted=promotion is not None)
 
 
 def _confirmed(study: StudyFolder, winner: str, folders: Mapping[str, Path], beside: Sequence[Path]) -> str:
@@ -160,7 +160,7 @@ def _confirmed(study: StudyFolder, winner: str, folders: Mapping[str, Path], bes
     return told + pictures_of_run(folder, "test", name=winner, beside=peers).html
 
 
-def _best_so_far(study: StudyFolder, beside: Sequence[Path]) -> str:
+def _best_so_far(study: StudyFolder, beside: Sequence[Path], *, is_promoted: bool) -> str:
     """The best trial of the search, on what it was chosen by; why not, if its weights or its data are out of reach."""
     peers = load_beside(beside, task_protocol(load_task(study.base.task)), str(study.path)) if beside else []
     best = study.best
@@ -178,8 +178,12 @@ def _best_so_far(study: StudyFolder, beside: Sequence[Path]) -> str:
         return remark(f"Of {name}, the best so far, nothing is drawn: {str(error).replace(f'{folder}: ', '')}.")
     told = (
         f"{name.capitalize()}, the best so far, on validation trajectories: the search has chosen it for its errors on "
-        "these, so it probably looks better here than it is. `ups promote` retrains the best on fresh seeds; then the "
-        "winner is drawn on test trajectories."
+        "these, so it probably looks better here than it is. "
+    )
+    told += (
+        "The promotion has left no test report of a winner."
+        if is_promoted
+        else "`ups promote` retrains the best on fresh seeds; then the winner is drawn on test trajectories."
     )
     return remark(told) + drawn
 

@@ -75,8 +75,8 @@ def test_where_there_is_no_report_everybody_is_rolled_out_on_the_same_validation
     finished: Path, fno: Path, task: Task, tmp_path: Path
 ) -> None:
     page = run_page(without_a_report(finished, tmp_path / "trial"), [fno])
-    assert "Of validation trajectories." in page
-    assert "test trajectory" not in page
+    assert "Of validation trajectories: the run has no report on test" in page
+    assert "ypical test" not in page
     # no more of them than are rolled out
     ours, theirs = (evaluate_run(load_surrogate(run), task, "validation") for run in (finished, fno))
     error, other = (report.metrics["rollout_nrmse"] for report in (ours, theirs))

@@ -466,7 +466,8 @@ def test_before_a_promotion_the_best_trial_is_drawn_and_no_test_trajectory_is_re
         assert re.fullmatch(r"Typical validation trajectory of 4 \(number \d\)", captions[0])
         assert captions[-2:] == ["Error over time on validation", "Energy spectrum"]
         assert "Trial 4, the best so far, on validation trajectories" in shown
-        assert "`ups promote` retrains the best on fresh seeds" in shown
+        assert ("`ups promote` retrains the best on fresh seeds" in shown) is (promotion is None)
+        assert ("The promotion has left no test report of a winner." in shown) is (promotion is not None)
         for name in ("trial 4", f"fno: {fno}", "persistence", "initial mean", "coarse solver"):
             assert f">{name}</li>" in shown, name
         assert f'<th scope="row">fno: {fno}</th>' in shown

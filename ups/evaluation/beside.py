@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ups.pages.charts import AMBER, BLUE, GREEN, GREY, PURPLE, RED, TEAL, Area, 
 from ups.pages.page import remark, table
 
 _MODELS = (BLUE, GREEN, PURPLE, TEAL)
-_REFERENCES = (AMBER, RED, GREY)
+_REFERENCES = {"coarse solver": AMBER, "initial mean": RED, "persistence": GREY}
 _TASK = ("equation", "data", "cells", "frames", "dt")
 """of a protocol: what does not depend on the part of the data that is looked at"""
 
@@ -127,11 +127,9 @@ def error_over_time(errors: Errors) -> str:
     lines = [
         _line(time, each.name, each.curves["nrmse"], _MODELS[n % len(_MODELS)]) for n, each in enumerate(errors.models)
     ]
-    dashed = [
-        _line(time, name, values, _REFERENCES[n % len(_REFERENCES)], dashed=True)
-        for n, (name, values) in enumerate(errors.references.items())
-    ]
-    layers += [line for line in (*lines, *dashed) if line.x]
+    dashed = [_line(time, name, values, _REFERENCES[name], dashed=True) for name, values in errors.references.items()]
+    # the one that it is about once more, over the others
+    layers += [line for line in (*lines, *dashed, replace(lines[0], label="")) if line.x]
     ends = {each.name: each.curves["nrmse"] for each in others} | dict(errors.references)
     if ends:
         said += f" At the end: {', '.join(f'{name} {_short(values[-1])}' for name, values in ends.items())}."
@@ -151,7 +149,7 @@ def beside_table(errors: Errors) -> str:
             [each.name, number(each.nrmse), f"{first.nrmse / each.nrmse:.3g}" if known else "–", _weights(each)]
         )
     told = (
-        f"Rollout nRMSE over {errors.whose}. Ratio: the error of {first.name} divided by the one of the row; below 1 "
+        f"Rollout nRMSE over {errors.whose}. Ratio: the error of {first.name} divided by the one of the row; below 1, "
         f"{first.name} is better. Each is a single run: what another seed would do is not in it."
     )
     return table("Beside", ["beside", "nRMSE", "ratio", "parameters"], rows, short=True) + remark(told)

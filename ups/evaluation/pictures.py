@@ -308,7 +308,7 @@ def _spectra(typical: Rollout, kind: str) -> list[str]:
             f"{share:.3g} times the energy of the truth, and "
         )
         said += (
-            f"first differs from it by more than a factor of two at {waves_K[off[0]]:g} waves."
+            f"first differs from it by more than a factor of two at the wavenumber {waves_K[off[0]]:g}."
             if len(off)
             else "is within a factor of two of it at every wavenumber."
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -161,19 +162,25 @@ def spectra(
     """
     figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    for number, (name, truth_K, prediction_K) in enumerate(zip(names, truth_FK, prediction_FK, strict=True)):
-        colour = LINES[number % len(LINES)]
-        axes.plot(waves_K, truth_K, color=colour, linewidth=4, alpha=0.4, label=f"truth, {name}")
-        axes.plot(waves_K, prediction_K, color=colour, linewidth=1.6, linestyle="--", label=f"prediction, {name}")
     most = float(truth_FK.max())
     floor = 1e-12 * most
+    for number, (name, truth_K, prediction_K) in enumerate(zip(names, truth_FK, prediction_FK, strict=True)):
+        colour = LINES[number % len(LINES)]
+        truth: dict[str, Any] = {"linewidth": 4, "alpha": 0.4, "label": f"truth, {name}"}
+        prediction: dict[str, Any] = {"linewidth": 1.6, "linestyle": "--", "label": f"prediction, {name}"}
+        for energy_K, style in ((truth_K, truth), (prediction_K, prediction)):
+            # a line that fell to zero at every second wave, as of a field that repeats itself, would be a comb
+            known_K = energy_K > floor
+            axes.plot(waves_K[known_K], energy_K[known_K], color=colour, **style)
     shown = np.concatenate([truth_FK, prediction_FK])
     shown = shown[np.isfinite(shown) & (shown > floor)]
     if len(shown):
         axes.set_ylim(shown.min() / 2, max(most, min(shown.max(), 1e6 * most)) * 2)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
+    axes.set_xlim(waves_K[0], waves_K[-1])
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel(label, color=GREY)
     axes.set_ylabel("energy", color=GREY)
     axes.grid(color=GRID, linewidth=0.8)

@@ -75,8 +75,8 @@ def _pictures(run: Path, report: Report | None, beside: Sequence[Beside]) -> str
     split = report.protocol.get("split") if report is not None else None
     if split is not None:
         return pictures_of_run(run, split, beside=beside).html
-    told = f"Its test trajectories have not been looked at: `ups evaluate {run} --json {run / FILE_NAME}` does that."
-    return remark(f"Of validation trajectories. {told}") + pictures_of_run(run, "validation", beside=beside).html
+    told = "Of validation trajectories: the run has no report on test, and no test trajectory is looked at here."
+    return remark(told) + pictures_of_run(run, "validation", beside=beside).html
 
 
 def _summary(result: RunResult, report: Report | None) -> str:

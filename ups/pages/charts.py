@@ -17,7 +17,7 @@ GREEN, PURPLE, TEAL = "#27803a", "#862e9c", "#0b7285"
 """all but PALE have a contrast of at least 4.5 on white; PALE is for lines in the background"""
 
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 48
+LEFT, RIGHT, TOP, BOTTOM = 74, 14, 14, 48
 LOG_FROM = 12.0
 """an axis of positive values becomes logarithmic when its largest is this many times its smallest"""
 TITLED = 200
