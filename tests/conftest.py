@@ -70,6 +70,28 @@ def tiny(burgers_file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    """A run that was trained for a second and evaluated."""
+    return _trained(tmp_path_factory, tiny)
+
+
+@pytest.fixture(scope="session")
+def fno(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    """A Fourier neural operator of the same task, likewise."""
+    return _trained(tmp_path_factory, {**tiny, "baseline": {"kind": "fno", "width": 8, "modes": 4, "depth": 2}})
+
+
+def _trained(tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any]) -> Path:
+    from ups.config import RunConfig
+    from ups.core.types import Status
+    from ups.run import train_run
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert train_run(RunConfig.parse(config), out).status is Status.COMPLETE
+    return out
+
+
+@pytest.fixture(scope="session")
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One embedded Ray with two CPUs for the whole test session."""
     import ray

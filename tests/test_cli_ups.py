@@ -373,17 +373,32 @@ def test_report_of_a_run_is_one_page_and_its_figures(ups, tmp_path, trained):
     assert titles == ["Summary", "Course of training", "Pictures", "Scores", "Config"]
     assert not re.search(r'(src|href)="(?!data:image/|#)', page)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert {"validation-score.svg", "training-loss.svg", "error-over-time.png", "energy-spectrum.png"} <= names
+    course = {"validation-score.svg", "training-loss.svg", "learning-rate.svg"}
+    assert {*course, "error-over-time-on-test.svg", "energy-spectrum.png"} <= names
     assert len(names) == page.count("<figure")
 
 
-def test_report_without_its_data_leaves_the_pictures_out_and_says_why(ups, tmp_path, trained):
+def test_a_run_from_before_learning_rates_were_recorded_has_a_page(ups, tmp_path, trained):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("store"))
+    lines = [json.loads(line) for line in (copy / "progress.jsonl").read_text().splitlines()]
+    assert all(line.pop("lr") is not None for line in lines if line["stage"] == "operator")
+    (copy / "progress.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert ups("report", copy, "--figures", tmp_path / "figures")[0] == 0
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert "training-loss.svg" in names
+    assert "learning-rate.svg" not in names
+
+
+def test_report_without_its_weights_leaves_the_fields_out_and_says_why(ups, tmp_path, trained):
     copy = tmp_path / "run"
     shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("store", "checkpoints"))
     assert ups("report", copy)[0] == 0
     page = (copy / "report.html").read_text()
-    assert "No pictures" in page
+    assert "Its fields cannot be drawn." in page
     assert "put the file back" in page
+    # the report is still there
+    assert "Error over time on test" in page
     assert "<h2>Scores</h2>" in page
     (copy / "result.json").unlink()
     code, _, err = ups("report", copy)

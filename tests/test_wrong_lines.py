@@ -5,8 +5,10 @@ Nothing is trained here and no Ray is started: all of them are refused before.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ import yaml
 from tune.checks import load_plan_from_space
 from tune.cli import app
 from ups.cli.terminal import run_app
+from ups.core.types import RunResult, Status
+from ups.evaluation.evaluate import Report
+from ups.evaluation.report import save_report
 
 LR = "stages.operator.optimizer.lr"
 RANGE = {"float": [1.0e-3, 1.0e-2], "log": True}
@@ -41,6 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path
     (folder / "no_report.json").write_text("[1, 2]")
     for name in ("folder", "folder.png"):
         (folder / name).mkdir()
+    for name, status, cells in (("exploded", "EXPLODED", 0), ("unread", "COMPLETE", 0), ("coarse", "COMPLETE", 16),
+                                ("fine", "COMPLETE", 32)):  # fmt: skip
+        run_of(folder / name, status, cells)
     plan = load_plan_from_space(str(folder / "space.yaml")).to_yaml()
     for name, journal in (("study", ""), ("damaged", "half a line\nand another\n")):
         (folder / name).mkdir()
@@ -56,6 +64,17 @@ def write(folder: Path, name: str, content: dict[str, Any]) -> None:
 
 def space_of(domains: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"base": "base.yaml", "space": domains, "strategy": {"trials": 4}, **more}
+
+
+def run_of(folder: Path, status: str, cells: int) -> None:
+    """A run that ended so, with a report on so many cells."""
+    folder.mkdir()
+    result = RunResult(Status(status), "boom", 0.1, {}, 1.0, 5, folder)
+    (folder / "result.json").write_text(json.dumps({**asdict(result), "folder": None}))
+    (folder / "config.yaml").write_text("baseline: {kind: fno}")
+    if cells:
+        report = Report({"rollout_nrmse": 0.1}, {"equation": "burgers", "split": "test", "cells": cells})
+        save_report(report, folder / "report.json")
 
 
 LINES = {
@@ -128,6 +147,12 @@ LINES = {
     "trials study --json folder": ("--json", "'folder' is a directory"),
     "trials damaged": ("damaged/journal.log: damaged", "restore it"),
     "report nowhere": ("nowhere: no study here",),
+    "report study --beside nowhere": ("nowhere: no finished run here", "result.json"),
+    "report study --beside folder": ("folder: no finished run here", "result.json"),
+    "report study --beside exploded": ("exploded: ended EXPLODED (boom)", "COMPLETE"),
+    "report study --beside unread": ("unread/report.json", "`ups evaluate unread --json unread/report.json`"),
+    "report study --beside coarse": ("--beside coarse", "than study", "cells 16 instead of 32", "frames and cells"),
+    "report fine --beside coarse": ("--beside coarse", "than fine", "cells 16 instead of 32", "frames and cells"),
     "report study --out folder": ("folder: is a folder", "folder/report.html"),
     "promote folder --out g.yaml": ("folder: no study here",),
     "promote study --out base.yaml": ("base.yaml: exists already", "--replace"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tune.store_cli import store_app
-from ups.cli import app, train_and_show, write_run_page
+from ups.cli import Beside, app, train_and_show, write_run_page
 from ups.cli import train as train_alone
 from ups.cli.bars import counting_several
 from ups.cli.config import Config, Overrides
@@ -229,19 +229,22 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page to write. [report.html in the folder]")] = None,
     figures: Annotated[
         Path | None,
-        typer.Option(help="Folder for every figure as a file of its own, too, SVG or PNG.", metavar="DIR"),
+        typer.Option(help="Folder for every figure as a file of its own, too, SVG, PNG or GIF.", metavar="DIR"),
     ] = None,
+    beside: Beside = None,
 ) -> None:
     """Write a page about a study (its trials, its best configs, its promotion), or about a single run.
 
     Example: ups report runs/demo --out demo.html --figures figures
+
+    Example: ups report runs/demo --beside runs/fno
     """
     from tune.report import write_report
 
     if (folder / "config.yaml").is_file():
-        write_run_page(folder, out, figures)
+        write_run_page(folder, out, figures, beside or ())
     else:
-        print(write_report(folder, out or folder / "report.html", figures))
+        print(write_report(folder, out or folder / "report.html", figures, beside or ()))
 
 
 @app.command("leaderboard")

@@ -1,8 +1,8 @@
-"""The charts of a promotion, from the content of promotion.json and the reports of its runs."""
+"""The charts of a promotion, from the content of promotion.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ups.pages.charts import AMBER, BLUE, GREY, RED, Axis, Interval, Layer, Line, Points, chart, short
@@ -50,35 +50,6 @@ def confirmation(promotion: Mapping[str, Any]) -> list[str]:
     comparison = promotion["comparison"]
     charts = [_improvement(comparison, promotion)] if comparison else []
     return [*charts, chart("Retraining on fresh seeds", said, axis, Axis("rollout_nrmse"), layers)]
-
-
-def error_over_time(curves: Mapping[str, Mapping[str, Sequence[float | None]]], winner: str) -> str:
-    """Error of each predicted frame: winner and reference, beside the rows that anyone can check."""
-    layers: list[Layer] = []
-    of_winner = curves[winner]
-    styles = {
-        "persistence_rollout_nrmse": ("persistence (nothing changes)", GREY, True),
-        "mean_rollout_nrmse": ("constant initial mean", RED, True),
-        "coarse_solver_rollout_nrmse": ("coarse solver", AMBER, True),
-    }
-    for name, found in curves.items():
-        colour = BLUE if name == winner else GREY
-        layers.append(_over_time(found["time"], found["nrmse"], name, colour, dashed=False))
-    for key, (label, colour, dashed) in styles.items():
-        if key in of_winner:
-            layers.append(_over_time(of_winner["time"], of_winner[key], label, colour, dashed))
-    layers = [layer for layer in layers if layer.x]
-    last = [value for value in of_winner["nrmse"] if value is not None]
-    said = f"Mean error over the test trajectories, frame by frame; {winner} ends at {short(last[-1])}." if last else ""
-    axes = Axis("physical time", log=False), Axis("nRMSE of the frame")
-    return chart("Error over time on test", said or "The rollout leaves the finite range.", *axes, layers)
-
-
-def _over_time(
-    time: Sequence[float | None], values: Sequence[float | None], label: str, colour: str, dashed: bool
-) -> Line:
-    pairs = [(t, v) for t, v in zip(time, values, strict=True) if t is not None and v is not None and v > 0]
-    return Line([t for t, _ in pairs], [v for _, v in pairs], label, colour, dashed)
 
 
 def _improvement(comparison: Mapping[str, Any], promotion: Mapping[str, Any]) -> str:

@@ -27,8 +27,12 @@ from tune.study import StudyFolder, diverged_shares, load_study
 from tune.tree_figure import stage_tree
 from ups.core.errors import UserError
 from ups.core.types import Status
+from ups.data.task import load_task
+from ups.evaluation.beside import Beside, load_beside, task_protocol
+from ups.evaluation.compare import comparable
 from ups.evaluation.pictures import pictures_of_run
-from ups.evaluation.report import FILE_NAME
+from ups.evaluation.report import FILE_NAME, load_report
+from ups.inference.build import checkpoint_of
 from ups.pages.files import write_page
 from ups.pages.page import cards, details, gallery, page, remark, section, uneven_gallery
 
@@ -36,28 +40,35 @@ SLICES = 8
 """parameters whose slices are shown at once, the most important; the others are folded away"""
 
 
-def write_report(study: Path, out: Path | None = None, figures_in: Path | None = None) -> Path:
+def write_report(
+    study: Path, out: Path | None = None, figures_in: Path | None = None, beside: Sequence[Path] = ()
+) -> Path:
     """Write the page of a study, finished or not, and return where it is; `out` defaults to STUDY/report.html.
 
     Args:
         figures_in: a folder that gets every figure of the page as a file of its own, too.
+        beside: finished runs of the same task, which are shown beside the winner.
 
     Raises:
-        UserError: no study there, or the page or a figure cannot be written.
+        UserError: no study there, one of `beside` is refused, or the page or a figure cannot be written.
     """
     opened = load_study(study)
     target = out or opened.path / "report.html"
-    write_page(render(opened, _read_json(opened.path / RECORD)), target, figures_in)
+    write_page(render(opened, _read_json(opened.path / RECORD), beside), target, figures_in)
     return target
 
 
-def render(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
-    """The whole page; `promotion` is the content of promotion.json."""
+def render(study: StudyFolder, promotion: Mapping[str, Any] | None, beside: Sequence[Path] = ()) -> str:
+    """The whole page; `promotion` is the content of promotion.json.
+
+    Raises:
+        UserError: a run of `beside` is refused, see `load_beside`.
+    """
     name = study.path.resolve().name
     names = chains(study)
     sections = [
         section("Result", _result(study, promotion)),
-        section("The winner", _winner(study, promotion)),
+        section("The winner", _winner(study, promotion, beside)),
         section("Course of the search", _course(study)),
         *([section("Pareto front", _pareto(study))] if len(study.config.objectives) > 1 else []),
         section("What the score depends on", _dependence(study, names)),
@@ -125,28 +136,56 @@ def _facts(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
     return cards(facts)
 
 
-def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None) -> str:
-    """Its predictions; they are of test trajectories, which nobody looks at while configs are still compared."""
-    if promotion is None or promotion["winner"] is None:
-        return remark("Its predictions are drawn from test trajectories, which are not read before a promotion.")
-    curves = {}
-    told, pictures = "", list[str]()
-    for each in promotion["contenders"]:
-        if each["name"] not in (promotion["winner"], promotion["reference"]):
-            continue
-        folder = _finished_run(study, each["runs"])
-        if folder is None:
-            continue
-        curves[each["name"]] = _read_json(folder / FILE_NAME)["curves"]
-        if each["name"] == promotion["winner"]:
-            told = f"<p>{escape(each['name'])}, retrained on a fresh seed: confirm/{escape(folder.name)}.</p>"
-            try:
-                pictures = pictures_of_run(folder)
-            except UserError as error:
-                pictures = [remark(f"Its fields cannot be drawn: {str(error).replace(f'{folder}: ', '')}.")]
-    if promotion["winner"] not in curves:
-        return remark("The runs of the confirmation are gone: there is nothing to draw from.")
-    return told + gallery([confirm_figures.error_over_time(curves, promotion["winner"]), *pictures])
+def _winner(study: StudyFolder, promotion: Mapping[str, Any] | None, beside: Sequence[Path]) -> str:
+    """Its predictions: on test trajectories once it is promoted, and before that on validation trajectories."""
+    if promotion is not None and promotion["winner"] is not None:
+        folders = {
+            each["name"]: folder
+            for each in promotion["contenders"]
+            if each["name"] in (promotion["winner"], promotion["reference"])
+            and (folder := _finished_run(study, each["runs"])) is not None
+        }
+        if promotion["winner"] in folders:
+            return _confirmed(study, promotion["winner"], folders, beside)
+    return _best_so_far(study, beside, is_promoted=promotion is not None)
+
+
+def _confirmed(study: StudyFolder, winner: str, folders: Mapping[str, Path], beside: Sequence[Path]) -> str:
+    """The winner of a promotion, beside what it had to beat."""
+    folder = folders[winner]
+    peers = [
+        Beside(other, name, load_report(other / FILE_NAME)) for name, other in folders.items() if name != winner
+    ] + load_beside(beside, comparable(load_report(folder / FILE_NAME)), str(study.path))
+    told = f"<p>{escape(winner)}, retrained on a fresh seed: confirm/{escape(folder.name)}.</p>"
+    return told + pictures_of_run(folder, "test", name=winner, beside=peers).html
+
+
+def _best_so_far(study: StudyFolder, beside: Sequence[Path], *, is_promoted: bool) -> str:
+    """The best trial of the search, on what it was chosen by; why not, if its weights or its data are out of reach."""
+    peers = load_beside(beside, task_protocol(load_task(study.base.task)), str(study.path)) if beside else []
+    best = study.best
+    if best is None:
+        return remark("No trial can be drawn yet: none has run to its end and holds the constraints.")
+    name, folder = f"trial {best.number}", study.run_folder(best)
+    if not checkpoint_of(folder).is_file():
+        return remark(
+            f"Of {name}, the best so far, nothing is drawn: its weights are not in runs/{folder.name}. They were "
+            "removed to free the disk, or are on another machine; `ups promote` trains it anew."
+        )
+    try:
+        drawn = pictures_of_run(folder, "validation", name=name, beside=peers).html
+    except (UserError, OSError) as error:
+        return remark(f"Of {name}, the best so far, nothing is drawn: {str(error).replace(f'{folder}: ', '')}.")
+    told = (
+        f"{name.capitalize()}, the best so far, on validation trajectories: the search has chosen it for its errors on "
+        "these, so it probably looks better here than it is. "
+    )
+    told += (
+        "The promotion has left no test report of a winner."
+        if is_promoted
+        else "`ups promote` retrains the best on fresh seeds; then the winner is drawn on test trajectories."
+    )
+    return remark(told) + drawn
 
 
 def _finished_run(study: StudyFolder, runs: Sequence[Mapping[str, Any]]) -> Path | None:

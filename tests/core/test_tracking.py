@@ -23,7 +23,7 @@ Stub = Callable[[str], None]
 
 
 def progress(stage: str = "operator", step: int = 1, score: float | None = None) -> Progress:
-    return Progress(stage, step, 4, step / 4, step, 0.5, float("nan"), 1.0, score, {"forward": 0.25})
+    return Progress(stage, step, 4, step / 4, step, 0.5, float("nan"), 1.0, score, {"forward": 0.25}, lr=2e-3)
 
 
 def shown(folder: Path, **more) -> Shown:
@@ -75,6 +75,7 @@ def test_runs_of_one_process_are_pages_of_their_own(tmp_path: Path, capfd) -> No
         assert [row.get("operator/rollout_nrmse") for row in page.history] == [0.5, 0.25, None]
         assert page.history[0]["operator/train_loss"] == 0.5
         assert page.history[0]["operator/forward"] == 0.25
+        assert page.history[0]["operator/lr"] == 2e-3
         assert (page.summary["status"], page.summary["reason"], page.summary["score"]) == ("PRUNED", "behind", 0.25)
         assert page.artifacts == [("a-file", "golden")]
         assert page.code == 0

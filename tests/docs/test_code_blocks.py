@@ -159,7 +159,7 @@ def check_ups(words: list[str], known: set[str]) -> None:
     for name in ("run", "study", "folder", "file", "place"):
         if isinstance(given.get(name), str | Path):
             assert str(given[name]) in known, f"{name} {given[name]} comes from nowhere"
-    for path in given.get("runs") or ():
+    for path in (*(given.get("runs") or ()), *(given.get("beside") or ())):
         assert str(path) in known, path
     if given.get("ttc"):
         assert find_shipped(given["ttc"], "configs/ttc")

@@ -52,12 +52,13 @@ def captions(figures):
 
 
 def alternatives(figures):
-    return [unescape(re.search('alt="([^"]*)"', figure)[1]) for figure in figures]
+    return [unescape(re.search('(?:alt|aria-label)="([^"]*)"', figure)[1]) for figure in figures]
 
 
 def opened(figures):
+    """Those that are pictures and not drawings."""
     found = []
-    for figure in figures:
+    for figure in (each for each in figures if "<img" in each):
         kind, text = re.search('src="data:image/(png|gif);base64,([^"]*)"', figure).groups()
         image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
         assert image.format == kind.upper()
@@ -69,14 +70,14 @@ def test_the_median_and_the_worst_trajectory_are_shown_with_their_errors():
     report = evaluate_run(Known(spec_of(), FIELDS), task_of(TEST))
     # in another order than the numbers
     errors = (0.5, 0.1, 0.7, 0.3, 0.6, 0.2, 0.4)
-    figures = pictures(Uneven(), TEST, replace(report, trajectory_nrmse=errors))
+    figures = pictures(Uneven(), TEST, replace(report, trajectory_nrmse=errors)).figures
     names = captions(figures)
     assert names == [
         "Typical test trajectory (number 6)",
         "Typical test trajectory (number 6): snapshots",
         "Worst test trajectory (number 2)",
         "Worst test trajectory (number 2): snapshots",
-        "Error over time",
+        "Error over time on test",
         "Energy spectrum",
     ]
     said = alternatives(figures)
@@ -88,14 +89,40 @@ def test_the_median_and_the_worst_trajectory_are_shown_with_their_errors():
 
 
 def test_without_a_report_the_rollouts_speak_for_themselves():
-    figures = pictures(Uneven(), TEST, None)
+    figures = pictures(Uneven(), TEST, None).figures
     assert captions(figures)[0] == "Typical test trajectory of 7 (number 3)"
     assert captions(figures)[2] == "Worst test trajectory of 7 (number 6)"
     said = alternatives(figures)[4]
     # of errors 0.1 to 0.7 in every frame
     assert "Mean nRMSE over 7 test trajectories: 0.4" in said
     assert "in the end 0.2 to 0.6" in said
-    assert "persistence" not in said
+
+
+def test_without_a_report_errors_over_time_are_those_that_a_report_would_have():
+    # no more trajectories than are rolled out: then both are of all of them
+    report = evaluate_run(Uneven(), task_of(TEST))
+    told, measured = (pictures(Uneven(), TEST, each).figures[4] for each in (report, None))
+    assert all(f">{name}</li>" in told for name in ("this run", "persistence", "initial mean", "coarse solver"))
+    assert told == measured
+
+
+def test_pictures_say_which_trajectories_they_are_of():
+    figures = pictures(Uneven(), TEST, None, split="validation").figures
+    assert captions(figures)[:1] == ["Typical validation trajectory of 7 (number 3)"]
+    assert captions(figures)[4] == "Error over time on validation"
+    assert "Mean nRMSE over 7 validation trajectories" in alternatives(figures)[4]
+    assert "Of the typical validation trajectory" in alternatives(figures)[5]
+    assert not any("test" in re.sub('base64,[^"]*', "", figure) for figure in figures)
+
+
+def test_fewer_are_rolled_out_where_it_takes_long():
+    quick, slow = (pictures(Uneven(), TEST, None, step_ms=ms).figures for ms in (1.0, 1e6))
+    assert "of 7 (" in captions(quick)[0]
+    assert captions(slow)[0] == "Typical test trajectory of 3 (number 3)"
+    assert "Mean nRMSE over 3 of 7 test trajectories" in alternatives(slow)[4]
+    # quantiles of three are no band
+    assert "quantiles" in quick[4]
+    assert "quantiles" not in slow[4]
 
 
 def test_a_recorded_band_is_of_all_trajectories():
@@ -103,22 +130,24 @@ def test_a_recorded_band_is_of_all_trajectories():
     np.testing.assert_allclose(report.curves["nrmse_low"], 0.2, rtol=1e-4)
     np.testing.assert_allclose(report.curves["nrmse_high"], 0.6, rtol=1e-4)
     slow = replace(report, cost={"rollout_seconds": 100.0})
-    figures = pictures(Uneven(), TEST, slow)
-    assert "quantiles of 7 test trajectories, in the end 0.2 to 0.6" in alternatives(figures)[4]
+    figures = pictures(Uneven(), TEST, slow).figures
+    assert "over 7 test trajectories" in alternatives(figures)[4]
+    assert "quantiles, in the end 0.2 to 0.6" in alternatives(figures)[4]
     assert "Of the typical test trajectory" in alternatives(figures)[5]
 
 
 def test_what_diverged_is_drawn_and_said():
-    figures = pictures(Diverging(spec_of()), TEST, None)
+    figures = pictures(Diverging(spec_of()), TEST, None).figures
     assert "Energy spectrum" not in captions(figures)
     assert "not finite from t = 0.2 on" in alternatives(figures)[0]
     assert "not finite at t = 1.2" in alternatives(figures)[4]
-    assert len(opened(figures)) == len(figures)
+    assert len(opened(figures)) == len(figures) - 1
+    assert "this run (not finite)" in figures[4]
 
 
 def test_a_flow_moves_and_has_every_channel():
     fields = flow_fields()
-    figures = pictures(Known(FLOW, fields, (1.1, 1.2, 1.05)), trajectories_in(FLOW, fields), None)
+    figures = pictures(Known(FLOW, fields, (1.1, 1.2, 1.05)), trajectories_in(FLOW, fields), None).figures
     names = captions(figures)
     assert sum(name.startswith("Typical") for name in names) == 4
     # of the worst one that channel whose error is largest
@@ -136,7 +165,7 @@ def test_a_flow_moves_and_has_every_channel():
 
 def test_a_steady_task_has_fields_alone():
     fields = darcy_fields()
-    figures = pictures(Known(DARCY, fields, 0.8), trajectories_in(DARCY, fields), None)
+    figures = pictures(Known(DARCY, fields, 0.8), trajectories_in(DARCY, fields), None).figures
     assert all("test sample" in name for name in captions(figures))
     assert all("nRMSE 0.2" in said and "t =" not in said for said in alternatives(figures))
     assert all("image/png" in figure for figure in figures)

@@ -52,19 +52,23 @@ def study(place: Path, tiny: dict[str, Any], run: Path) -> Path:
     assert best is not None
     name = f"trial {best.number}"
     (folder / "confirm").mkdir()
-    os.symlink(run, folder / "confirm" / f"trial{best.number}-s11")
+    for contender in (f"trial{best.number}", "base"):
+        os.symlink(run, folder / "confirm" / f"{contender}-s11")
     (folder / RECORD).write_text(json.dumps(promotion(name, dict(best.params))))
     return folder
 
 
 @pytest.fixture(scope="session")
-def pareto_study(place: Path, tiny: dict[str, Any]) -> Path:
-    """A study of two objectives, of which nothing was promoted."""
+def pareto_study(place: Path, tiny: dict[str, Any], run: Path) -> Path:
+    """A study of two objectives, of which nothing was promoted, and whose best trial is `run`."""
     folder = place / "pareto"
     objective = [{"metric": "rollout_nrmse"}, {"metric": "inference_ms"}]
     search(
         folder, tiny, {"strategy": {"trials": 15, "scheduler": "none", "startup_trials": 15}, "objective": objective}
     )
+    found = load_study(folder)
+    assert found.best is not None
+    os.symlink(run, found.run_folder(found.best))
     return folder
 
 

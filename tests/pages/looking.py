@@ -43,6 +43,10 @@ class Browser:
         """Heading -> how much stands below it: characters, figures and pictures; in the order of the page."""
         return dict(self.driver.execute_script(_SECTIONS))
 
+    def figures(self) -> list[str]:
+        """Captions of the figures that can be seen."""
+        return list(self.driver.execute_script(_FIGURES))
+
     def complaints(self) -> list[str]:
         """Everything that is wrong with the page as it is open; none is what a page is tested for."""
         logged = [
@@ -70,6 +74,14 @@ for (const heading of document.querySelectorAll('h2')) {
     found.push([heading.textContent, words + section.querySelectorAll('svg, img').length])
 }
 return found
+"""
+
+_FIGURES = """
+const seen = figure => {
+    const box = figure.querySelector(':scope > svg, img').getBoundingClientRect()
+    return box.width >= 50 && box.height >= 30
+}
+return [...document.querySelectorAll('figure')].filter(seen).map(each => each.querySelector('figcaption').textContent)
 """
 
 _COMPLAINTS: Any = """

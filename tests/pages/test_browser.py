@@ -24,12 +24,24 @@ class Page(NamedTuple):
     """with the folder in place of {}"""
     sections: tuple[str, ...]
     """how their headings begin"""
+    figures: tuple[str, ...] = ()
+    """captions of some that must be seen"""
 
 
 PAGES = {
-    "study": Page("study", "report {}", SECTIONS),
-    "pareto study": Page("pareto_study", "report {}", (*SECTIONS[:3], "Pareto front", *SECTIONS[3:])),
-    "run": Page("run", "report {}", ("Summary", "Course of training", "Pictures", "Scores", "Config")),
+    "study": Page("study", "report {} --beside {}/../run", SECTIONS, ("Error over time on test", "Energy spectrum")),
+    "pareto study": Page(
+        "pareto_study",
+        "report {} --beside {}/../run",
+        (*SECTIONS[:3], "Pareto front", *SECTIONS[3:]),
+        ("Error over time on validation", "Energy spectrum"),
+    ),
+    "run": Page(
+        "run",
+        "report {} --beside {}",
+        ("Summary", "Course of training", "Pictures", "Scores", "Config"),
+        ("Learning rate", "Error over time on test", "Energy spectrum"),
+    ),
     "compare": Page("run", "compare {} {}/report.json", ("Scores", "Pictures")),
     "leaderboard": Page(
         "folder", "leaderboard {}", ("burgers, 4 test trajectories", "Studies that have promoted nothing yet")
@@ -61,6 +73,7 @@ def test_a_page_can_be_read(name: str, width: int, written: Callable[[str], Path
     assert len(sections) == len(wanted), list(sections)
     assert all(heading.startswith(begin) for heading, begin in zip(sections, wanted, strict=True)), list(sections)
     assert all(sections.values()), sections
+    assert set(PAGES[name].figures) <= set(browser.figures())
     assert browser.complaints() == []
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from ups.core.errors import UserError
-from ups.pages.charts import Axis, Bars, Bundle, Interval, Layer, Line, Points, bundle, chart
+from ups.pages.charts import Area, Axis, Bars, Bundle, Interval, Layer, Line, Points, bundle, chart
 from ups.pages.files import write_figures
 from ups.pages.page import details, gallery, page, section
 
@@ -21,6 +22,7 @@ LAYERS: list[Layer] = [
     Bundle([[(1.0, 0.4), (2.0, 0.5)]], "lines"),
     Bars([1.0], [2.0], [0.3], [0.4], "bars"),
     Interval([1.5], [0.4], [0.6], "interval"),
+    Area([1.0, 2.0], [0.3, 0.4], [0.6, 0.9], "area"),
 ]
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -51,7 +53,7 @@ def test_a_drawing_stands_alone(tmp_path: Path) -> None:
     assert root.tag == f"{SVG}svg"
     texts = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
     assert texts[0] == "Score & <loss>"
-    assert {"marks & <signs>", "rings", "a line", "lines", "bars", "interval"} <= set(texts)
+    assert {"marks & <signs>", "rings", "a line", "lines", "bars", "interval", "area"} <= set(texts)
     assert "x" in texts
     assert "var(" not in path.read_text(), "a variable is the page's"
     _, _, width, height = map(float, root.attrib["viewBox"].split())
@@ -77,6 +79,16 @@ def test_many_marks_are_one_shape_and_those_that_cover_each_other_one_mark() -> 
     assert shapes(50).count("<title>") == 50
     assert shapes(5000).count("<title>") == 0
     assert len(shapes(5000)) == len(shapes(50_000))
+
+
+def test_an_area_is_as_high_as_what_bounds_it() -> None:
+    low, high = [0.3, 0.4], [0.6, 0.9]
+    area = chart("Area", "It.", Axis("x"), Axis("y"), [Area([1.0, 2.0], low, high, "")])
+    lines = chart("Lines", "It.", Axis("x"), Axis("y"), [Line([1.0, 2.0], high), Line([2.0, 1.0], low[::-1])])
+    (outline,) = re.findall('fill-opacity="[^"]*" d="M([^"]*)z"', area)
+    assert outline.split("L") == [
+        place for d in re.findall('stroke-width="2.2" d="M([^"]*)"', lines) for place in d.split("L")
+    ]
 
 
 def test_what_lines_share_is_drawn_once() -> None:

@@ -207,9 +207,10 @@ def _run(
     return train_run(config, out, report, resume=resume, store=store, ranks=ranks)
 
 
-def stage_losses(run: Path, stage: str) -> list[float]:
+def stage_curve(run: Path, stage: str, what: str) -> list[float]:
+    """One number for each step that was reported."""
     rows = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
-    return list({row["step"]: row["train_loss"] for row in rows if row["stage"] == stage}.values())
+    return list({row["step"]: row[what] for row in rows if row["stage"] == stage}.values())
 
 
 def test_a_run_of_every_stage(crew: Crew, tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -231,9 +232,10 @@ def test_a_run_of_every_stage(crew: Crew, tiny: dict[str, Any], tmp_path: Path) 
         assert found.reused_stages == one.reused_stages
         assert found.stage_keys == one.stage_keys
         assert found.score == pytest.approx(one.score, rel=1e-2)
-        losses_of_one = stage_losses(alone, name)
+        losses_of_one = stage_curve(alone, name, "train_loss")
         assert len(losses_of_one) >= 14
-        assert stage_losses(ours, name)[:20] == pytest.approx(losses_of_one[:20], rel=1e-4), name
+        assert stage_curve(ours, name, "train_loss")[:20] == pytest.approx(losses_of_one[:20], rel=1e-4), name
+        assert stage_curve(ours, name, "lr") == stage_curve(alone, name, "lr")
     assert json.loads((ours / "report.json").read_text())["metrics"]
 
 

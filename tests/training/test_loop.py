@@ -58,6 +58,33 @@ def test_a_loss_that_draws_noise_resumes_exactly(tmp_path: Path, optimizer: str,
         assert torch.equal(value, ends[1][name]), name
 
 
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_learning_rate_of_the_latest_update_is_reported(tmp_path: Path, accumulation: int) -> None:
+    changes = [{"share": 0.5, "lr": 7e-3}]
+    config = SHORT.override({"accumulation_steps": accumulation, "schedule.warmup": 0.2, "changes": changes})
+    told: dict[int, float | None] = {}
+
+    def report(progress: Progress) -> None:
+        told[progress.step] = progress.lr
+
+    def report_to_12(progress: Progress) -> None:
+        report(progress)
+        if progress.step == 12:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(NoisyStage(config), tmp_path, report_to_12)
+    train(NoisyStage(config), tmp_path, report, resume=True)
+    # of the update that step ends, whose share is that of the steps before it
+    updates = [step for step in range(1, 21) if step % accumulation == 0 or step == 20]
+    for step in range(1, 21):
+        share = (max((each for each in updates if each <= step), default=0) - 1) / 20
+        full = 7e-3 if share >= 0.5 else config.optimizer.lr
+        wanted = 0.0 if share < 0 else full * config.schedule.factor(share)
+        assert told[step] == pytest.approx(wanted), step
+    assert len(set(told.values())) > len(updates) / 2
+
+
 def test_nothing_is_drawn_from_or_left_in_the_callers_generator(tmp_path: Path) -> None:
     seen: list[dict[int, float]] = [{}, {}, {}]
     torch.manual_seed(5)

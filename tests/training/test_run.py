@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from ups.config import RunConfig
-from ups.core.checkpoint import load_checkpoint
+from ups.core.checkpoint import load_checkpoint, save_checkpoint
 from ups.core.errors import DataError, UserError
 from ups.core.types import Progress, Status
 from ups.data.task import load_task
@@ -198,6 +199,12 @@ def test_damaged_checkpoints_are_one_line(config: RunConfig, tmp_path: Path) -> 
     best.write_bytes(best.read_bytes()[:-100])
     with pytest.raises(DataError, match="damaged checkpoint"):
         load_surrogate(tmp_path)
+    operator = load_checkpoint(tmp_path / "checkpoints" / "operator" / "best.safetensors")
+    others = [*operator.tensors][1:]
+    save_checkpoint(best, replace(operator, tensors={each: operator.tensors[each] for each in others}))
+    with pytest.raises(DataError, match=r"best\.safetensors: its weights are not of the model") as refused:
+        load_surrogate(tmp_path)
+    assert "\n" not in str(refused.value)
     with pytest.raises(DataError, match="nowhere: no trained run here"):
         load_surrogate(tmp_path / "nowhere")
 

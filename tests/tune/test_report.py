@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -13,6 +14,9 @@ from tune.study import Plan, StudyFolder, TrialRecord, diverged_shares
 from ups.config import RunConfig
 from ups.core.errors import UserError
 from ups.core.types import Status
+from ups.data.task import Task
+from ups.evaluation.pictures import Pictures
+from ups.evaluation.run_page import run_page
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" </title></svg>"
 LR, KIND = "stages.operator.optimizer.lr", "operator.mixer"
@@ -125,11 +129,15 @@ PROMOTION = {
     "noise_floor": {"validation": None, "test": 0.01},
     "test_reads": {"in_this_study": 1, "total": 3},
 }
-CURVES = {
-    "time": [0.05, 0.1, 0.15],
-    "nrmse": [0.01, 0.02, None],
-    "persistence_rollout_nrmse": [0.1, 0.3, 0.9],
-    "mean_rollout_nrmse": [0.99, 0.98, 0.97],
+REPORT = {
+    "metrics": {"rollout_nrmse": None},
+    "protocol": {"equation": "burgers", "data": "f00d", "split": "test", "trajectories": 9},
+    "curves": {
+        "time": [0.05, 0.1, 0.15],
+        "nrmse": [0.01, 0.02, None],
+        "persistence_rollout_nrmse": [0.1, 0.3, 0.9],
+        "mean_rollout_nrmse": [0.99, 0.98, 0.97],
+    },
 }
 
 
@@ -140,9 +148,10 @@ def study(tmp_path, trials=TRIALS):
 @pytest.fixture
 def full(tmp_path):
     """A study with everything: all kinds of trials, a promotion, the winner's test report."""
-    folder = tmp_path / "confirm" / "trial4-s11"
-    folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps({"curves": CURVES}))
+    for name in ("trial4-s11", "base-s11"):
+        folder = tmp_path / "confirm" / name
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps(REPORT))
     return study(tmp_path)
 
 
@@ -159,8 +168,9 @@ def test_every_section_is_there(full):
         "Improvement on test 0.35, 95 % interval 0.3 to 0.4 over 2 seeds and 9 trajectories",
         "The test split was read 3 time(s)",
         "Error over time on test",
-        "persistence (nothing changes)",
-        "constant initial mean",
+        "persistence",
+        "initial mean",
+        "Rollout nRMSE over 9 test trajectories. Ratio: the error of trial 4 divided by",
         "Learning curves",
         "milestone",
         "Best score over core-seconds",
@@ -410,19 +420,126 @@ def test_the_page_of_a_long_search_is_small(tmp_path, monkeypatch):
 def test_pictures_of_the_winner_are_those_of_its_first_run(full, monkeypatch):
     asked = []
 
-    def pictures(folder):
-        asked.append(folder)
-        return ["<figure><figcaption>Fields</figcaption></figure>"]
+    def drawn(folder, split, *, name, beside):
+        asked.append((folder, split, name, [each.name for each in beside]))
+        return Pictures(["<figure><figcaption>Fields</figcaption></figure>"])
 
-    monkeypatch.setattr(report, "pictures_of_run", pictures)
+    monkeypatch.setattr(report, "pictures_of_run", drawn)
     assert "<figcaption>Fields</figcaption>" in render(full, PROMOTION)
-    assert asked == [full.path / "confirm" / "trial4-s11"]
-    assert "Fields" not in render(full, None)
-    assert len(asked) == 1, "test trajectories are not looked at before a promotion"
+    assert asked == [(full.path / "confirm" / "trial4-s11", "test", "trial 4", ["base"])]
 
 
 def test_a_winner_whose_data_is_gone_still_has_a_page(full):
-    assert "Its fields cannot be drawn: " in render(full, PROMOTION)
+    page = render(full, PROMOTION)
+    assert "Its fields cannot be drawn. " in page
+    assert "Error over time on test" in page
+
+
+@pytest.fixture
+def searched(tmp_path, tiny, finished):
+    """A study that goes on; its best trial is a real run, as a search leaves it."""
+    shutil.copytree(finished, tmp_path / "runs" / "0004", ignore=shutil.ignore_patterns("report.json", "store"))
+    return StudyFolder(tmp_path, SEARCH, RunConfig.parse(tiny), TRIALS)
+
+
+class Forbidden:
+    """Stands for test trajectories: they are there, and nobody may look."""
+
+    def __get__(self, task, kind):
+        raise AssertionError("test trajectories are looked at")
+
+    def __set__(self, task, value):
+        pass
+
+
+def winner_of(page):
+    return re.search('<section id="the-winner">.*?</section>', page, re.DOTALL)[0]
+
+
+def test_before_a_promotion_the_best_trial_is_drawn_and_no_test_trajectory_is_read(
+    searched, finished, fno, monkeypatch
+):
+    monkeypatch.setattr(Task, "test", Forbidden(), raising=False)
+    for promotion in (None, {**PROMOTION, "winner": None}):
+        shown = winner_of(render(searched, promotion, [fno]))
+        captions = re.findall("<figcaption>(.*?)</figcaption>", shown)
+        assert re.fullmatch(r"Typical validation trajectory of 4 \(number \d\)", captions[0])
+        assert captions[-2:] == ["Error over time on validation", "Energy spectrum"]
+        assert "Trial 4, the best so far, on validation trajectories" in shown
+        assert ("`ups promote` retrains the best on fresh seeds" in shown) is (promotion is None)
+        assert ("The promotion has left no test report of a winner." in shown) is (promotion is not None)
+        for name in ("trial 4", f"fno: {fno}", "persistence", "initial mean", "coarse solver"):
+            assert f">{name}</li>" in shown, name
+        assert f'<th scope="row">fno: {fno}</th>' in shown
+        assert "on test<" not in shown
+    # what was forbidden is what is read where a run has been evaluated
+    with pytest.raises(AssertionError, match="looked at"):
+        run_page(finished)
+
+
+def test_a_winner_that_never_met_the_test_split_is_drawn_as_the_best_so_far(searched):
+    assert "Error over time on validation" in winner_of(render(searched, PROMOTION))
+
+
+def gone(name):
+    return lambda run: shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("lose", "told"),
+    [
+        (shutil.rmtree, "its weights are not in runs/0004"),
+        (gone("checkpoints"), "its weights are not in runs/0004"),
+        (gone("result.json"), "no finished run here"),
+        (lambda run: (run / "checkpoints" / "best.safetensors").write_text("half"), "damaged checkpoint"),
+    ],
+    ids=["another machine", "collected", "unfinished", "torn"],
+)
+def test_what_cannot_be_drawn_is_a_remark(searched, lose, told):
+    lose(searched.path / "runs" / "0004")
+    shown = winner_of(render(searched, None))
+    assert "Of trial 4, the best so far, nothing is drawn: " in shown
+    assert told in shown
+    assert "<figure" not in shown
+    assert shown.count("<p") == 1
+
+
+def test_a_disk_that_answers_no_more_is_a_remark(searched, monkeypatch):
+    def drawn(*given, **more):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(report, "pictures_of_run", drawn)
+    assert "Of trial 4, the best so far, nothing is drawn: " in winner_of(render(searched, None))
+
+
+def test_data_that_is_gone_is_a_remark_and_beside_runs_are_refused(searched, fno, burgers_file, monkeypatch):
+    hidden = burgers_file.with_suffix(".gone")
+    burgers_file.rename(hidden)
+    try:
+        assert "put the file back" in winner_of(render(searched, None))
+        with pytest.raises(UserError, match="no such file"):
+            render(searched, None, [fno])
+    finally:
+        hidden.rename(burgers_file)
+
+
+def test_beside_runs_of_a_promoted_study_come_from_their_reports(searched, finished, fno, monkeypatch):
+    for name in ("trial4-s11", "base-s11"):
+        shutil.copytree(finished, searched.path / "confirm" / name, ignore=shutil.ignore_patterns("store"))
+    shown = winner_of(render(searched, PROMOTION, [fno]))
+    assert "<figcaption>Error over time on test</figcaption>" in shown
+    assert shown.count("<figcaption>Error over time") == 1
+    ours, theirs = (
+        json.loads((run / "report.json").read_text())["metrics"]["rollout_nrmse"] for run in (finished, fno)
+    )
+    assert f"fno: {fno}</th><td>{theirs:.4g}</td><td>{ours / theirs:.3g}</td>" in shown
+    assert f"base</th><td>{ours:.4g}</td><td>1</td>" in shown
+    other = searched.path / "other"
+    shutil.copytree(fno, other)
+    text = (other / "report.json").read_text()
+    (other / "report.json").write_text(text.replace('"frames": 9', '"frames": 5'))
+    with pytest.raises(UserError, match="frames 5 instead of 9"):
+        render(searched, PROMOTION, [other])
 
 
 def test_figures_become_files(full, tmp_path, monkeypatch):

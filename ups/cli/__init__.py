@@ -5,7 +5,7 @@ Only light modules are imported here, so that `ups --help` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +32,12 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
+Beside = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A finished run of the same task, drawn and listed beside it. May be given several times.", metavar="RUN"
+    ),
+]
 Run = Annotated[Path, typer.Argument(help="A run folder, written by `ups train`.", metavar="RUN")]
 
 
@@ -174,21 +180,22 @@ def report(
         Path | None,
         typer.Option(help="Folder for every figure as a file of its own, too, SVG, PNG or GIF.", metavar="DIR"),
     ] = None,
+    beside: Beside = None,
 ) -> None:
     """Write a page about a run: its training, its fields beside the truth, its scores.
 
-    Example: ups report runs/first --out first.html
+    Example: ups report runs/first --beside runs/fno --out first.html
     """
-    write_run_page(run, out, figures)
+    write_run_page(run, out, figures, beside or ())
 
 
-def write_run_page(run: Path, out: Path | None, figures: Path | None) -> None:
+def write_run_page(run: Path, out: Path | None, figures: Path | None, beside: Sequence[Path]) -> None:
     """What `ups report` does with a run."""
     from ups.evaluation.run_page import run_page
     from ups.pages.files import write_page
 
     target = out or run / "report.html"
-    write_page(run_page(run), target, figures)
+    write_page(run_page(run, beside), target, figures)
     print(target)
 
 

@@ -77,6 +77,8 @@ class Progress:
     seconds: float
     score: float | None = None
     detail: dict[str, float] = field(default_factory=dict)
+    lr: float | None = None
+    """learning rate of the latest update; None where nothing is trained, and in files from before it was recorded"""
 
 
 Report = Callable[[Progress], None]

@@ -111,7 +111,7 @@ def compare_figure(reports: Reports, title: str = "") -> Figure:
     names = _short_names(reports)
     longest = max((report.curves["time"] for report in reports.values()), key=len)
     lines = {names[run]: reports[run].curves["nrmse"] for run in _best_first(reports)}
-    return plots.error_over_time(lines, reference_curves(first), longest, title=title)
+    return plots.error_over_time(lines, reference_curves(first.curves), longest, title=title)
 
 
 def compare_picture(reports: Reports, kind: str) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -21,8 +22,6 @@ INK, GREY, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 LINES = ("#0b6e99", "#c2410c", "#27803a", "#862e9c", "#c92a2a", "#4b7a08", "#364fc7", "#a61e4d")
 """letters in these colours, too, have a contrast of at least 4.5 on white"""
 WIDTH_INCHES = 5.2
-Band = tuple[Sequence[float], Sequence[float]]
-"""lower and upper end at each frame"""
 
 
 class _PlainNumbers(LogFormatter):
@@ -86,20 +85,16 @@ def error_over_time(
     *,
     title: str = "",
     label: str = "nRMSE",
-    bands: Mapping[str, Band] | None = None,
 ) -> Figure:
     """Error of each predicted frame, logarithmic: models as coloured lines, references dashed and grey.
 
-    Each line is named at its end, and may have a band around it; a value that is not finite breaks its line.
+    Each line is named at its end; a value that is not finite breaks its line.
     """
     figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained", facecolor="white")
     axes = figure.subplots()
     ends: list[tuple[float, str, str]] = []
     for number, (name, values) in enumerate(lines.items()):
         colour = LINES[number % len(LINES)]
-        if name in (bands or {}):
-            low, high = (_drawable(each) for each in (bands or {})[name])
-            axes.fill_between(time[: len(low)], low, high, color=colour, alpha=0.2, linewidth=0)
         ends += _line(axes, time, values, name, colour, "-", 2.2)
     for number, (name, values) in enumerate(references.items()):
         ends += _line(axes, time, values, name, GREY, ("--", ":", "-.")[number % 3], 1.2)
@@ -167,19 +162,25 @@ def spectra(
     """
     figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    for number, (name, truth_K, prediction_K) in enumerate(zip(names, truth_FK, prediction_FK, strict=True)):
-        colour = LINES[number % len(LINES)]
-        axes.plot(waves_K, truth_K, color=colour, linewidth=4, alpha=0.4, label=f"truth, {name}")
-        axes.plot(waves_K, prediction_K, color=colour, linewidth=1.6, linestyle="--", label=f"prediction, {name}")
     most = float(truth_FK.max())
     floor = 1e-12 * most
+    for number, (name, truth_K, prediction_K) in enumerate(zip(names, truth_FK, prediction_FK, strict=True)):
+        colour = LINES[number % len(LINES)]
+        truth: dict[str, Any] = {"linewidth": 4, "alpha": 0.4, "label": f"truth, {name}"}
+        prediction: dict[str, Any] = {"linewidth": 1.6, "linestyle": "--", "label": f"prediction, {name}"}
+        for energy_K, style in ((truth_K, truth), (prediction_K, prediction)):
+            # a line that fell to zero at every second wave, as of a field that repeats itself, would be a comb
+            known_K = energy_K > floor
+            axes.plot(waves_K[known_K], energy_K[known_K], color=colour, **style)
     shown = np.concatenate([truth_FK, prediction_FK])
     shown = shown[np.isfinite(shown) & (shown > floor)]
     if len(shown):
         axes.set_ylim(shown.min() / 2, max(most, min(shown.max(), 1e6 * most)) * 2)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
+    axes.set_xlim(waves_K[0], waves_K[-1])
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(_PlainNumbers(minor_thresholds=(1.5, 0.6)))
     axes.set_xlabel(label, color=GREY)
     axes.set_ylabel("energy", color=GREY)
     axes.grid(color=GRID, linewidth=0.8)

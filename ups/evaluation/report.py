@@ -149,10 +149,10 @@ def reference_rows(report: Report) -> dict[str, float]:
     return {label: report.metrics[name] for label, name in names.items() if name in report.metrics}
 
 
-def reference_curves(report: Report) -> dict[str, list[float]]:
-    """Error over time of the rows that no training is needed for, by the names that readers see."""
-    names = {named(label, report): f"{ROWS[label]}_nrmse" for label in REFERENCES}
-    return {label: report.curves[name] for label, name in names.items() if name in report.curves}
+def reference_curves(curves: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Of the curves of a report those that no training is needed for, by the names that readers see."""
+    names = {label: f"{ROWS[label]}_nrmse" for label in REFERENCES}
+    return {label: curves[name] for label, name in names.items() if name in curves}
 
 
 def is_steady(report: Report) -> bool:

@@ -93,8 +93,9 @@ def rows_of(predictor: Predictor, frames: int, normalizer: Normalizer | None) ->
     persistence would compare two different quantities.
     """
     spec = predictor.spec
+    known = untrained(spec, normalizer)
     yield Row("rollout", predictor)
-    yield Row("mean_rollout", no_skill(spec, normalizer))
+    yield Row("mean_rollout", known["mean_rollout"])
     if EQUATIONS[spec.equation].steady:
         return
     yield Row("one_step", predictor, one_step=True)
@@ -106,10 +107,25 @@ def rows_of(predictor: Predictor, frames: int, normalizer: Normalizer | None) ->
         yield Row("reencode_rollout", predictor, mode="reencode")
     if frames > PDEBENCH_GIVEN:
         yield Row("pdebench_rollout", predictor, start=PDEBENCH_GIVEN - 1)
-    yield Row("persistence_rollout", Persistence(spec))
-    yield Row("persistence_one_step", Persistence(spec), one_step=True)
+    yield Row("persistence_rollout", known["persistence_rollout"])
+    yield Row("persistence_one_step", known["persistence_rollout"], one_step=True)
+    if "coarse_solver_rollout" in known:
+        yield Row("coarse_solver_rollout", known["coarse_solver_rollout"])
+
+
+def untrained(spec: FieldSpec, normalizer: Normalizer | None = None) -> dict[str, Predictor]:
+    """Those that need no training, by the names of their rows; only some equations have a coarse solver.
+
+    Args:
+        normalizer: of the training split; only steady tasks need it.
+    """
+    found: dict[str, Predictor] = {"mean_rollout": no_skill(spec, normalizer)}
+    if EQUATIONS[spec.equation].steady:
+        return found
+    found["persistence_rollout"] = Persistence(spec)
     if spec.equation in _SOLVERS and spec.boundary == "periodic":
-        yield Row("coarse_solver_rollout", CoarseSolver(spec, coarse_cells(spec), _SOLVERS[spec.equation]))
+        found["coarse_solver_rollout"] = CoarseSolver(spec, coarse_cells(spec), _SOLVERS[spec.equation])
+    return found
 
 
 def no_skill(spec: FieldSpec, normalizer: Normalizer | None) -> Predictor:

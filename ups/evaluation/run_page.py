@@ -11,6 +11,8 @@ from typing import Any
 
 from ups.core.errors import UserError
 from ups.core.types import RunResult
+from ups.evaluation.beside import Beside, load_beside, task_protocol
+from ups.evaluation.compare import comparable
 from ups.evaluation.evaluate import Report
 from ups.evaluation.pictures import pictures_of_run
 from ups.evaluation.report import (
@@ -22,7 +24,7 @@ from ups.evaluation.report import (
     reference_rows,
     rollout_rows,
 )
-from ups.evaluation.runs import load_result
+from ups.evaluation.runs import load_result, task_of
 from ups.evaluation.search_table import search_html
 from ups.evaluation.stages import STAGE_COLUMNS, number, stage_rows
 from ups.pages.charts import AMBER, BLUE, GREY, RED, Axis, Layer, Line, Points, chart
@@ -33,19 +35,27 @@ _MOST_POINTS = 400
 """of a line; more is not seen, and makes the page heavy"""
 
 
-def run_page(run: Path) -> str:
+def run_page(run: Path, beside: Sequence[Path] = ()) -> str:
     """The page of a run that has ended, well or not.
 
-    Its sections: summary, course of training, pictures (see `pictures_of_run`; test trajectories are read), what it
-    scores, search at test time where it has one, config. What a run does not have is left out with a remark.
+    Its sections: summary, course of training, pictures (see `pictures_of_run`), what it scores, search at test time
+    where it has one, config. What a run does not have is left out with a remark. The pictures are of the part of the
+    data that its report is about, which is test; a run that has none, such as a trial of a search, has not been shown
+    test trajectories, and is not shown them here: its pictures are of validation trajectories.
+
+    Args:
+        beside: finished runs of the same task, which are shown beside it.
 
     Raises:
-        UserError: the run has not finished, or this is no run folder.
+        UserError: the run has not finished, or this is no run folder; or one of `beside` is refused, see `load_beside`.
     """
     result = load_result(run)
     report = load_report(run / FILE_NAME) if (run / FILE_NAME).is_file() else None
+    peers = (
+        load_beside(beside, comparable(report) if report else task_protocol(task_of(run)), str(run)) if beside else []
+    )
     try:
-        pictures = gallery(pictures_of_run(run))
+        pictures = _pictures(run, report, peers)
     except UserError as error:
         pictures = remark(f"No pictures: {error}.")
     sections = [
@@ -59,6 +69,14 @@ def run_page(run: Path) -> str:
             sections.append(section("Search at test time", search_html(report)))
     sections.append(section("Config", _config(run)))
     return page(f"Run {run.resolve().name}", sections)
+
+
+def _pictures(run: Path, report: Report | None, beside: Sequence[Beside]) -> str:
+    split = report.protocol.get("split") if report is not None else None
+    if split is not None:
+        return pictures_of_run(run, split, beside=beside).html
+    told = "Of validation trajectories: the run has no report on test, and no test trajectory is looked at here."
+    return remark(told) + pictures_of_run(run, "validation", beside=beside).html
 
 
 def _summary(result: RunResult, report: Report | None) -> str:
@@ -83,7 +101,7 @@ def _summary(result: RunResult, report: Report | None) -> str:
 
 
 def _course(run: Path, result: RunResult) -> str:
-    """Score, loss and gradient norm over the stages, and what each stage brought."""
+    """Score, loss, gradient norm and learning rate over the stages, and what each stage brought."""
     lines = _progress(run / "progress.jsonl")
     stages = list(dict.fromkeys(line["stage"] for line in lines))
     shown = [
@@ -92,6 +110,8 @@ def _course(run: Path, result: RunResult) -> str:
         ),
         _line_chart("Training loss", "loss", lines, stages, lambda line: line["train_loss"] or None),
         _line_chart("Gradient norm", "norm before clipping", lines, stages, lambda line: line["grad_norm"] or None),
+        # runs from before it was recorded have none
+        _line_chart("Learning rate", "learning rate", lines, stages, lambda line: line.get("lr"), log=False),
     ]
     parts = [gallery([each for each in shown if each])]
     if result.stages:
@@ -118,6 +138,7 @@ def _line_chart(
     value: Callable[[dict[str, Any]], float | None],
     *,
     dots: bool = False,
+    log: bool | None = None,
 ) -> str:
     """One line for each stage over the share of the stages that is done; empty where nothing is known."""
     layers: list[Layer] = []
@@ -135,12 +156,13 @@ def _line_chart(
         if dots:
             titles = [f"{stage} {at - place:.0%}: {number(score)}" for at, score in points]
             layers.append(Points(x, y, "", colour, titles=titles))
-        said.append(f"{stage} from {number(y[0])} to {number(y[-1])}")
+        between = f", at most {number(max(y))}" if max(y) > max(y[0], y[-1]) else ""
+        said.append(f"{stage} from {number(y[0])} to {number(y[-1])}{between}")
     if not layers:
         return ""
     several = len(stages) > 1
     across = Axis("stages done" if several else f"share of the stage {stages[0]}", log=False, whole=several)
-    return chart(title, f"{'; '.join(said)}.", across, Axis(label), layers)
+    return chart(title, f"{'; '.join(said)}.", across, Axis(label, log=log), layers)
 
 
 def _scores(report: Report) -> str:

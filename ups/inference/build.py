@@ -116,7 +116,7 @@ def surrogate_of(saved: Checkpoint) -> Surrogate:
     """The predictor that a checkpoint holds.
 
     Raises:
-        DataError: it holds a later stage alone.
+        DataError: it holds a later stage alone, or weights of another model than its config says.
     """
     facts = saved.facts
     if "config" not in facts:
@@ -135,7 +135,11 @@ def surrogate_of(saved: Checkpoint) -> Surrogate:
     corrections = {name: config.build_correction(name, spec) for name in facts.get("corrections", ())}
     surrogate = surrogate.with_corrections(corrections, facts.get("chosen", "none"))
     # `last` keeps the raw weights beside the averaged ones; what is deployed is the average
-    surrogate.load_state_dict(saved.group("ema") or saved.group("model"))
+    try:
+        surrogate.load_state_dict(saved.group("ema") or saved.group("model"))
+    except RuntimeError as error:  # torch has no other name for it
+        line = str(error).splitlines()[0]
+        raise DataError(f"its weights are not of the model that its config describes ({line})") from None
     if facts.get("reward"):  # the search is part of what is deployed
         surrogate = surrogate.with_search(Search(config.ttc, FittedReward.from_json(facts["reward"])))
     return surrogate

@@ -13,15 +13,18 @@ from typing import Literal
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 BLUE, RED, GREY, AMBER, PALE = "#1f5fa8", "#b3261e", "#6b6b6b", "#8a5a00", "#b9c4d0"
+GREEN, PURPLE, TEAL = "#27803a", "#862e9c", "#0b7285"
 """all but PALE have a contrast of at least 4.5 on white; PALE is for lines in the background"""
 
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 48
+LEFT, RIGHT, TOP, BOTTOM = 74, 14, 14, 48
 LOG_FROM = 12.0
 """an axis of positive values becomes logarithmic when its largest is this many times its smallest"""
 TITLED = 200
 """marks of a layer that can say on hovering what they are; more of them are drawn as one shape, as a page has to open
 quickly, and nobody hovers over a thousand"""
+_PALE_SHARE = 0.2
+"""opacity of an area"""
 CROWD = 300
 """marks of a layer from which on they are drawn smaller"""
 STYLE = """
@@ -113,7 +116,18 @@ class Interval:
     colour: str = BLUE
 
 
-Layer = Points | Line | Bundle | Bars | Interval
+@dataclass(frozen=True)
+class Area:
+    """What lies between `low` and `high` over x, pale, for lines to be drawn over it."""
+
+    x: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    label: str
+    colour: str = BLUE
+
+
+Layer = Points | Line | Bundle | Bars | Interval | Area
 
 
 def chart(title: str, description: str, x: Axis, y: Axis, layers: Sequence[Layer]) -> str:
@@ -193,7 +207,7 @@ class _Scale:
 
 
 def _heights(layer: Layer) -> list[float]:
-    if isinstance(layer, Interval | Bars):
+    if isinstance(layer, Interval | Bars | Area):
         return [*layer.low, *layer.high]
     if isinstance(layer, Bundle):
         return [y for line in layer.lines for _, y in line]
@@ -246,6 +260,11 @@ def _draw(layer: Layer, across: _Scale, up: _Scale) -> str:
             if high > low
         ]
         return f'<path fill="{layer.colour}" stroke="#fff" stroke-width=".5" d="{"".join(boxes)}"/>'
+    if isinstance(layer, Area):
+        there = [f"{px(across(x))} {px(up(y))}" for x, y in zip(layer.x, layer.high, strict=True)]
+        back = [f"{px(across(x))} {px(up(y))}" for x, y in zip(layer.x, layer.low, strict=True)]
+        outline = "L".join([*there, *reversed(back)])
+        return f'<path fill="{layer.colour}" fill-opacity="{_PALE_SHARE}" d="M{outline}z"/>'
     if isinstance(layer, Bundle):
         lines = [[(across(x), up(y)) for x, y in line] for line in layer.lines]
         return f'<path fill="none" stroke="{layer.colour}" d="{bundle(lines)}"/>'
@@ -311,4 +330,6 @@ def _sample(layer: Layer) -> str:
         return f'<path stroke="{layer.colour}" stroke-width="2.2"{dashes} d="M0 7h22"/>'
     if isinstance(layer, Bars):
         return f'<path fill="{layer.colour}" d="M4 1h14v12h-14z"/>'
+    if isinstance(layer, Area):
+        return f'<path fill="{layer.colour}" fill-opacity="{_PALE_SHARE}" d="M0 1h22v12h-22z"/>'
     return f'<path stroke="{layer.colour}" stroke-width="2" fill="none" d="M11 1v12M6 1h10M6 13h10"/>'

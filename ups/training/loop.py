@@ -224,6 +224,8 @@ class _StageRun:
             group["lr"] = changed.get("lr", group["initial_lr"]) * factor
             if "weight_decay" in changed and group["decays"]:
                 group["weight_decay"] = changed["weight_decay"]
+        # all groups have the same
+        state.learning_rate = state.optimizer.param_groups[0]["lr"]
         state.optimizer.step()
         state.updates += 1
         state.update_ema(config.ema.at(state.updates))
@@ -287,6 +289,7 @@ class _StageRun:
             seconds=self.state.seconds,
             score=score,
             detail=terms,
+            lr=self.state.learning_rate,
         )
 
     def _lap(self) -> None:

@@ -26,6 +26,8 @@ class TrainState:
     seconds: float = 0.0
     gradient_norm: float = 0.0
     """of the latest update"""
+    learning_rate: float = 0.0
+    """of the latest update"""
     best: float | None = None
     milestones: dict[str, float] = field(default_factory=dict)
     parameters: list[Tensor] = field(init=False)
@@ -68,6 +70,7 @@ class TrainState:
             "updates": self.updates,
             "seconds": self.seconds,
             "gradient_norm": self.gradient_norm,
+            "learning_rate": self.learning_rate,
             "best": self.best,
             "milestones": self.milestones,
             "guard": self.guard.state(),
