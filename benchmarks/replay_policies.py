@@ -53,8 +53,9 @@ class StudyPolicy:
         """
         self._path_of, self._space = path_of, plan.space
         self._keys: Callable[[RunConfig], Mapping[str, str]] = _table_keys if reuse else lambda config: {}
-        self._folder = tempfile.TemporaryDirectory(prefix="ups-replay-")
-        self._study = OpenStudy(Path(self._folder.name) / "study", plan, resume=False)
+        self._temporary = tempfile.TemporaryDirectory(prefix="ups-replay-")
+        self.folder = Path(self._temporary.name) / "study"
+        self._study = OpenStudy(self.folder, plan, resume=False)
         self.clock: Callable[[], float] = lambda: 0.0
         self._driver = Driver(
             self._study,
@@ -73,7 +74,7 @@ class StudyPolicy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._study.__exit__(kind, error, trace)
-        self._folder.cleanup()
+        self._temporary.cleanup()
 
     def ask(self) -> Ticket | None:
         trial = self._driver.next()
