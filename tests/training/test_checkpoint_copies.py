@@ -167,7 +167,8 @@ def test_a_kill_and_a_damaged_file_cost_one_interval(moments: list[Left], tmp_pa
                 assert best.facts["score"] <= last.facts["state"]["best"], case
                 assert is_equal(best, written["best", best.facts["score"]]), case
         assert step >= worst, case
-        # and the next damage costs no more
+        # nothing half stays, and the next damage costs no more
+        assert {path.name for path in folder.iterdir()} <= {*NAMES}, case
         for name in NAMES:
             if (folder / name).exists():
                 load_checkpoint(folder / name)

@@ -39,7 +39,7 @@ def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
     damaged = [
         path for path, found in zip(_files(folder), (*own.last, *own.best), strict=True) if _is_damaged(path, found)
     ]
-    for path in damaged:
+    for path in (*damaged, *folder.glob(".*.safetensors.*.tmp")):  # and what a kill has left half written
         path.unlink()
     found, place = own.furthest(key), own
     for other in others:
@@ -47,6 +47,10 @@ def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
         theirs = left.furthest(key)
         if theirs is not None and (found is None or theirs.step > found.step):
             found, place = theirs, left
+    if damaged:
+        names = ", ".join(path.name for path in damaged)
+        begin = "at its beginning" if found is None else f"at step {found.step}"
+        warnings.warn(f"{folder}: damaged checkpoint ({names}); the stage goes on {begin}", stacklevel=2)
     if found is None:
         for path in _files(folder):
             path.unlink(missing_ok=True)
@@ -55,10 +59,6 @@ def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
         for name, ours, checkpoint in ((BEST, own.best, found.best), (LAST, own.last, found.last)):
             if checkpoint is not None and (place is not own or not _are_equal(ours)):
                 save_twice(folder / name, checkpoint)
-    if damaged:
-        names = ", ".join(path.name for path in damaged)
-        begin = "at its beginning" if found is None else f"at step {found.step}"
-        warnings.warn(f"{folder}: damaged checkpoint ({names}); the stage goes on {begin}", stacklevel=2)
     return found is not None
 
 
