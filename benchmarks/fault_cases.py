@@ -27,6 +27,8 @@ from ups.evaluation.runs import load_result
 FAKETIME = "faketime/libfaketimeMT.so.1"
 SMALL_BYTES = 4096
 """a file may not grow beyond this on a disk that counts as full: what is there can be written over, as on a real one"""
+NODES_IN_A_ROW = 3
+"""so many deaths of its own process would be the end of a trial"""
 HOUR_SECONDS = 3600
 """how far a clock is set back"""
 
@@ -57,8 +59,13 @@ class Case:
     """of a head without CPUs and a node with one; else a Ray of the search alone"""
     has_clock: bool = False
     """whether the search has a clock that can be set"""
-    bound: int = INTERVAL
-    """steps that each trial that is hit may have to train again"""
+    losses: int = 1
+    """how often each trial that is hit loses what it has trained since its last checkpoint"""
+
+    @property
+    def bound(self) -> int:
+        """Steps that each trial that is hit may have to train again."""
+        return self.losses * INTERVAL
 
     @contextlib.contextmanager
     def search(self, folder: Path, data: Path) -> Iterator[Search]:
@@ -94,6 +101,15 @@ def kill_rank(search: Search) -> Hit:
 
 def kill_raylet(search: Search) -> Hit:
     return _lose_node(search, signal.SIGKILL)
+
+
+def kill_three_raylets(search: Search) -> Hit:
+    """Each as soon as the trial is a checkpoint further on the node that came for the one before."""
+    hits = [_lose_node(search, signal.SIGKILL)]
+    while len(hits) < NODES_IN_A_ROW:
+        _train_an_interval(search, *hits[0].trials)
+        hits.append(_lose_node(search, signal.SIGKILL))
+    return Hit(hits[0].trials, max(hit.seconds for hit in hits))
 
 
 def reclaim_raylet(search: Search) -> Hit:
@@ -133,7 +149,7 @@ def refuse_writes(search: Search, seconds: float = 30.0) -> Hit:
 
 
 def truncate_checkpoint(search: Search) -> Hit:
-    """Half of the checkpoint that a killed trial would go on from."""
+    """Half of the checkpoint that a killed trial would go on from; beside it lies its copy."""
     number = search.amid()
     _kill(search)
     path = run_folder(search.study, number) / "checkpoints" / "operator" / "last.safetensors"
@@ -176,19 +192,20 @@ CASES = (
     Case("kill_trial_worker", "`kill -9` of a trial's worker", kill_trial_worker),
     Case("kill_rank", "`kill -9` of one DDP rank of two", kill_rank, workers=2, trials=1),
     Case("kill_raylet", "`kill -9` of a raylet with a running trial", kill_raylet, **_ON_A_NODE),
+    Case(
+        "kill_three_raylets",
+        f"`kill -9` of {NODES_IN_A_ROW} raylets in a row under one trial, an interval each",
+        kill_three_raylets,
+        losses=NODES_IN_A_ROW,
+        **_ON_A_NODE,
+    ),
     Case("reclaim_raylet", "SIGTERM to a raylet with a running trial", reclaim_raylet, **_ON_A_NODE),
     Case("join_late", "a node that joins late", join_late, steps=4 * STEPS, on_cluster=True),
     Case("kill_driver", "`kill -9` of the driver, then `--resume`", kill_driver),
     Case("reclaim_driver", "SIGTERM to the driver (spot reclaim), then `--resume`", reclaim_driver),
     Case("fill_disk", "disk full for 3 s", fill_disk),
     Case("refuse_writes", "storage refuses the writes of a trial for 30 s", refuse_writes),
-    # two faults: the death costs what came after the last checkpoint, the truncation that checkpoint's own interval
-    Case(
-        "truncate_checkpoint",
-        "driver killed and its trial's last checkpoint truncated",
-        truncate_checkpoint,
-        bound=2 * INTERVAL,
-    ),
+    Case("truncate_checkpoint", "driver killed and its trial's last checkpoint truncated", truncate_checkpoint),
     Case("corrupt_artifact", "a corrupt artifact", corrupt_artifact, trials=len(LRS) + 1),
     Case("set_clock_back", "the clock goes back by an hour", set_clock_back, has_clock=True),
 )
@@ -276,6 +293,12 @@ def _lose_node(search: Search, by: signal.Signals) -> Hit:
     _cluster(search).signal(by)
     _cluster(search).add(num_cpus=1)
     return _trained_on(search, [number], dead={worker})
+
+
+def _train_an_interval(search: Search, number: int) -> None:
+    """Wait until a trial has come further by the steps between two checkpoints."""
+    reached = max(search.steps(number))
+    search.until("the next checkpoint", lambda: max(search.steps(number)) >= reached + INTERVAL)
 
 
 def _raylet_of(worker: int) -> int:

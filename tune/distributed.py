@@ -12,7 +12,9 @@ import contextlib
 import json
 import os
 import shutil
+import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any, Literal
 import ray
 import torch
 from ray._raylet import PlacementGroupID
+from ray.core.generated import gcs_pb2
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
@@ -30,7 +33,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.torch.torch_trainer import TorchTrainer
-from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tune.placement import Demand
 from ups.config import RunConfig
@@ -44,10 +47,12 @@ WORKER_DEATHS = 3
 """restarts of a group of which a worker died, each from the run's last checkpoint"""
 LOOK_SECONDS = 0.2
 """between two looks at what the workers have written"""
+ABORT_SECONDS = 10.0
+"""how long a controller may take to end"""
 PATIENCE_SECONDS = 24 * 3600
 """how long ranks wait for one that lives: rank 0 may evaluate, or fit a search, while they do. A dead one is noticed
 at once by its connection"""
-_GROUP = "group"
+_CONTROLLER = "controller"
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ def train_distributed(
     """
     check_folder(config, out, resume)
     release_workers(out)
-    folder = _exchange(out)
+    folder, controller = _exchange(out), f"controller-{uuid.uuid4().hex}"
+    # before there is one: whatever it reserves is found by its name, also what nobody was told of any more
+    write_atomic(folder / _CONTROLLER, controller.encode())
     request = {
         "config": config.model_dump(mode="json"),
         "out": str(out.absolute()),
@@ -91,6 +98,7 @@ def train_distributed(
     trainer = _Trainer(
         _Lines(out / "progress.jsonl", report).look,
         lambda: release_workers(out),
+        controller,
         _rank,
         train_loop_config=request,
         torch_config=TorchConfig(
@@ -124,9 +132,28 @@ def release_workers(out: Path) -> None:
     """
     folder = _exchange(out)
     with contextlib.suppress(FileNotFoundError):
-        group = PlacementGroupID(bytes.fromhex((folder / _GROUP).read_text()))
-        remove_placement_group(PlacementGroup(group))
+        _remove_reservations((folder / _CONTROLLER).read_text())
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_reservations(controller: str) -> None:
+    """Of a controller, which is ended first: one that lives may be about to make another."""
+    with contextlib.suppress(ValueError):  # none of this name lives
+        ray.kill(ray.get_actor(controller))
+    deadline = time.monotonic() + ABORT_SECONDS
+    while True:
+        found = {key: each for key, each in ray._private.state.actors().items() if each["Name"] == controller}
+        if all(each["State"] == "DEAD" for each in found.values()) or time.monotonic() > deadline:
+            break
+        time.sleep(LOOK_SECONDS)
+    if not found:
+        return
+    time.sleep(LOOK_SECONDS)  # it is called dead a moment before its process is
+    table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # generated
+    for content in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = table.FromString(content)
+        if group.creator_actor_id.hex() in found and group.state != table.REMOVED:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def workers_of_this_machine(count: int, config: RunConfig) -> Workers:
@@ -156,10 +183,6 @@ def _rank(request: dict[str, Any]) -> tuple[RunResult | None, Exception | None]:
     os.chdir(request["directory"])  # data files are relative to where the run was started
     torch.set_num_threads(request["threads"])
     ranks, out, settings = Ranks.of_process_group(), Path(request["out"]), request["settings"]
-    if ranks.is_first:
-        group = get_current_placement_group()
-        assert group is not None, "Ray Train places its workers together"
-        write_atomic(_exchange(out) / _GROUP, group.id.hex().encode())
     try:
         # its driver has made sure that a run in the folder is this one: a group that is started again goes on with it
         result = train_run(
@@ -188,9 +211,12 @@ class _Trainer(TorchTrainer):
     one of `release_workers`.
     """
 
-    def __init__(self, watch: Callable[[], None], release: Callable[[], None], *given: Any, **settings: Any) -> None:
+    def __init__(
+        self, watch: Callable[[], None], release: Callable[[], None], name: str, *given: Any, **settings: Any
+    ) -> None:
+        """`name` is the controller's."""
         super().__init__(*given, **settings)
-        self._watch, self._release = watch, release
+        self._watch, self._release, self._name = watch, release, name
 
     def _create_default_callbacks(self) -> list[Any]:
         made = super()._create_default_callbacks()
@@ -200,7 +226,7 @@ class _Trainer(TorchTrainer):
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         environment = {"env_vars": get_env_vars_to_propagate()}
         remote: Any = ray.remote(num_cpus=0, label_selector=here, runtime_env=environment)(TrainController)
-        controller = remote.remote(**given)
+        controller = remote.options(name=self._name).remote(**given)
         end = controller.run.remote()
         try:
             while not ray.wait([end], timeout=LOOK_SECONDS)[0]:
@@ -212,7 +238,7 @@ class _Trainer(TorchTrainer):
             # it takes its workers along and its reservation back; a controller that is busy is killed
             with contextlib.suppress(RayActorError):
                 try:
-                    ray.get(controller.abort.remote(), timeout=10)
+                    ray.get(controller.abort.remote(), timeout=ABORT_SECONDS)
                 except GetTimeoutError:
                     ray.kill(controller)
             self._release()

@@ -11,11 +11,14 @@ import platform
 import shutil
 import stat
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 
@@ -24,14 +27,18 @@ import ups
 from tune.cluster import NODE_SECONDS, joined, live_nodes, on_every_node
 from tune.search import embedded_ray
 from ups.core.errors import UserError
-from ups.core.objects import Objects
+from ups.core.objects import Objects, StoreUnreachable, file_system, is_transient
 from ups.core.runtime import cache_folder
 from ups.core.store_uri import check, is_uri
+
+T = TypeVar("T")
 
 FREE_GIB = 5.0
 """a node with less on a disk that a search writes to is reported"""
 FULL = 0.95
 """share in use above which Ray itself refuses to write objects (RAY_local_fs_capacity_threshold)"""
+STORE_SECONDS = 30.0
+"""within which a store has done all that it is asked"""
 PACKAGES = ("torch", "ray", "optuna", "numpy")
 
 
@@ -221,36 +228,58 @@ def _variable(path: str) -> str:
     return "UPS_CACHE" if path == str(cache_folder()) else "TMPDIR and `ray start --temp-dir`"
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """What came of trying a store."""
+
+    file: str | None
+    """that was written"""
+    refusal: str = ""
+    """what is not possible, in words"""
+    is_silent: bool = False
+    """whether nobody answered"""
+
+    def finding(self, who: str, node: str = "") -> Finding:
+        remedy = "create it, give this user the right to write, and see that its credentials are in the environment"
+        remedy += " of that node, too" if node else ""
+        if self.is_silent:
+            remedy = "see that its server runs, and can be reached from there (for S3, AWS_ENDPOINT_URL says another)"
+        return Finding(False, "store", f"{who}cannot {self.refusal}", node, remedy)
+
+
 def shared_store(uri: str) -> Iterator[Finding]:
-    """Whether every node can write, rename and read there, and whether it is one place for all of them."""
-    mark = uuid.uuid4().hex
-    ours, said = _try_store(uri, mark, "driver", look_for=None)
-    remedy = "create it, give this user the right to write, and see that its credentials are in the environment"
-    if said is not None:
-        yield Finding(False, "store", f"this process cannot {said}", remedy=remedy)
-    for node, answer in on_every_node(_task(uri, mark, look_for=ours)):
-        found, said = (None, answer) if isinstance(answer, str) else answer
-        if said is not None:
-            yield Finding(False, "store", f"cannot {said}", node, f"{remedy} of that node, too")
-        elif ours is not None and not _is_there(uri, found):
+    """Whether every node can write, rename and read there, and whether it is one place for all of them.
+
+    Everybody is given `STORE_SECONDS`.
+    """
+    mark, seconds = uuid.uuid4().hex, STORE_SECONDS
+    ours = _try_store(uri, mark, "driver", None, seconds)
+    if ours.refusal:
+        yield ours.finding("this process ")
+    for node, found in on_every_node(_task(uri, mark, ours.file, seconds)):
+        tried = _Tried(None, found) if isinstance(found, str) else found
+        if tried.refusal:
+            yield tried.finding("", node)
+        elif ours.file is not None and not _is_there(uri, tried.file):
             detail = "what it writes is not seen here: it has a folder of its own under this name"
             yield Finding(False, "store", detail, node, "use a shared file system or an object store")
         else:
             yield Finding(True, "store", "written, renamed and read", node)
-    _clean(uri, mark)
+    if not ours.is_silent:
+        _clean(uri, mark)
 
 
-def _task(uri: str, mark: str, look_for: str | None) -> Callable[[], tuple[str | None, str | None]]:
-    return lambda: _try_store(uri, mark, ray.get_runtime_context().get_node_id(), look_for)
+def _task(uri: str, mark: str, look_for: str | None, seconds: float) -> Callable[[], _Tried]:
+    return lambda: _try_store(uri, mark, ray.get_runtime_context().get_node_id(), look_for, seconds)
 
 
-def _try_store(uri: str, mark: str, name: str, look_for: str | None) -> tuple[str | None, str | None]:
-    """The file that was written, and None; or None, and in words what is not possible."""
-    from fsspec.core import url_to_fs
-
+def _try_store(uri: str, mark: str, name: str, look_for: str | None, seconds: float) -> _Tried:
+    """Write as `name`, rename, read; and read the file of another, if there is one."""
     step = "open the store"
-    try:
-        files, root = url_to_fs(uri)
+
+    def act() -> str:
+        nonlocal step
+        files, root = file_system(uri)
         folder, step = f"{root.rstrip('/')}/.doctor-{mark}", "write"
         files.makedirs(folder, exist_ok=True)
         files.pipe_file(f"{folder}/{name}.tmp", name.encode())
@@ -265,25 +294,55 @@ def _try_store(uri: str, mark: str, name: str, look_for: str | None) -> tuple[st
         step = "read what another node wrote: the store is not one place for all"
         if look_for is not None:
             files.cat_file(look_for)
+        return f"{folder}/{name}"
+
+    try:
+        return _Tried(_within(seconds, act))
+    except _NoAnswer as error:
+        return _Tried(None, f"{step} ({error})", is_silent=True)
     except Exception as error:  # of any file system behind fsspec
-        return None, f"{step} ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
-    return f"{folder}/{name}", None
+        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return _Tried(None, f"{step} ({said})", is_silent=is_transient(error) or isinstance(error, StoreUnreachable))
 
 
 def _is_there(uri: str, path: str | None) -> bool:
-    from fsspec.core import url_to_fs
-
-    files, _ = url_to_fs(uri)
-    files.invalidate_cache()
-    return path is not None and bool(files.exists(path))
+    with contextlib.suppress(Exception):  # one that has fallen silent meanwhile shows nothing
+        return path is not None and bool(_within(STORE_SECONDS, lambda: file_system(uri)[0].exists(path)))
+    return False
 
 
 def _clean(uri: str, mark: str) -> None:
-    from fsspec.core import url_to_fs
+    def act() -> None:
+        files, root = file_system(uri)
+        files.rm(f"{root.rstrip('/')}/.doctor-{mark}", recursive=True)
 
     with contextlib.suppress(Exception):  # what it could not write it cannot remove
-        files, root = url_to_fs(uri)
-        files.rm(f"{root.rstrip('/')}/.doctor-{mark}", recursive=True)
+        _within(STORE_SECONDS, act)
+
+
+class _NoAnswer(Exception):
+    """Somebody does not answer, and does not say so either."""
+
+
+def _within(seconds: float, act: Callable[[], T]) -> T:
+    """What `act` gives; it is left behind when it takes longer.
+
+    Raises:
+        _NoAnswer: it does. What `act` raises passes through.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(act())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # a daemon: a server, or a file system, may keep it for ever
+    threading.Thread(target=run, name="asks a store", daemon=True).start()
+    if not wait([answer], seconds).done:
+        raise _NoAnswer(f"no answer in {seconds:g} s")
+    return answer.result()
 
 
 def _check_uri(uri: str) -> None:

@@ -168,6 +168,7 @@ class Driver:
         if score is not None:
             running.score = score
             self._arrive(running, score)
+        self._study.copy_if_due()
         self.show()
         return self.is_stopped(number)
 

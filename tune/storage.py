@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from tune.patience import append
+from tune.snapshot import Snapshot
 from tune.storage_url import is_database
 from ups.core.errors import UserError
 from ups.core.runtime import drop_half_line, write_atomic
@@ -31,8 +31,6 @@ STUDY_NAME = "search"
 """of the one study that a journal holds"""
 PLAN = "plan"
 """attribute of a study: what it searches, so that nobody searches something else in it"""
-SNAPSHOT_SECONDS = 60.0
-"""a journal outside the STUDY folder is copied into it at most this often, and at the end"""
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Direction = Literal["minimize", "maximize"]
@@ -68,6 +66,9 @@ class Backend(Protocol):
 
     def sync(self) -> None:
         """Make what was written outlive a power cut."""
+
+    def copy_if_due(self) -> None:
+        """See to the copy that outlives the disk, where this backend has one."""
 
     def close(self) -> None: ...
 
@@ -151,7 +152,7 @@ class JournalBackend:
         """
         self._path = path
         self._snapshot = snapshot
-        self._copied = time.monotonic()
+        self._copies = None if snapshot is None else Snapshot(self._copy, str(snapshot))
         self._lock: IO[str] | None = None
 
     def open(self, directions: Sequence[Direction], plan: str) -> tuple[optuna.Study, str]:
@@ -194,18 +195,20 @@ class JournalBackend:
     def sync(self) -> None:
         with open(self._path, "rb") as stream:
             os.fsync(stream.fileno())
-        if time.monotonic() - self._copied > SNAPSHOT_SECONDS:
-            self._copy()
+
+    def copy_if_due(self) -> None:
+        if self._copies is not None:
+            self._copies.copy_if_due()
 
     def close(self) -> None:
         if self._lock is not None:
-            self._copy()
+            assert self._copies is not None, "a journal outside the folder has a lock of its own"
+            self._copies.close()
             self._lock.close()
 
     def _copy(self) -> None:
         if self._snapshot is not None and self._path.exists():
             write_atomic(self._snapshot, self._path.read_bytes())
-            self._copied = time.monotonic()
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.domain import from_journal
 from tune.objectives import best_of
 from tune.patience import append, patiently
-from tune.snapshot import Snapshot
+from tune.snapshot import Snapshot, snapshot_in_store
 from tune.space import SearchConfig, Space
 from tune.storage import backend_of, read_trials, take_lock
 from tune.storage_url import is_database
@@ -315,7 +315,7 @@ class OpenStudy:
         place, store = self.plan.config.resources.study_storage, open_store(store_place(self.folder, self.plan.config))
         if is_database(place) or not isinstance(store, RemoteStore):
             return None
-        return Snapshot(self.folder, Path(place or self.folder / "journal.log"), store.objects)
+        return snapshot_in_store(self.folder, Path(place or self.folder / "journal.log"), store.objects)
 
     def __enter__(self) -> Self:
         return self
@@ -388,12 +388,18 @@ class OpenStudy:
         self._is_synced = False
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self._sync()
+        self.copy_if_due()
         return record
+
+    def copy_if_due(self) -> None:
+        """Begin to copy the journal to where it outlives its disk, if the last copies are old; asked at every report,
+        as trials may be long."""
+        self._backend.copy_if_due()
+        if self._snapshot is not None:
+            self._snapshot.copy_if_due()
 
     def _sync(self) -> None:
         patiently(self._flush)
-        if self._snapshot is not None:
-            self._snapshot.copy_if_due()
         self._synced, self._is_synced = time.monotonic(), True
 
     def _flush(self) -> None:

@@ -59,8 +59,9 @@ def assert_nothing_lost(search: Search, hits: list[Hit], undisturbed: dict[str, 
 def test_a_search_that_is_killed_stopped_filled_up_and_set_back_comes_to_the_same(
     data: Path, undisturbed: dict[str, float], tmp_path: Path
 ) -> None:
-    names = ("set_clock_back", "kill_trial_worker", "fill_disk", "reclaim_driver", "truncate_checkpoint")
-    cases = [replace(NAMED[name], trials=TRIALS) for name in (*names, "corrupt_artifact")]
+    # Ray's idle workers outlive a driver that is killed after its clock was set back: that comes late
+    names = ("kill_trial_worker", "fill_disk", "reclaim_driver", "truncate_checkpoint", "set_clock_back")
+    cases = [replace(NAMED[name], trials=TRIALS, has_clock=True) for name in (*names, "corrupt_artifact")]
     with struck(tmp_path / "search", data, *cases) as (search, hits):
         assert_nothing_lost(search, hits, undisturbed, *cases)
         created = [artifact.created for artifact in ArtifactStore(search.study / "store").ls()]
@@ -69,8 +70,10 @@ def test_a_search_that_is_killed_stopped_filled_up_and_set_back_comes_to_the_sam
         assert len(list((search.study / "store" / "damaged").iterdir())) == 1
 
 
-def test_a_search_that_loses_its_only_node_goes_on_with_the_next(data: Path, tmp_path: Path) -> None:
-    cases = [NAMED[name] for name in ("kill_raylet", "reclaim_raylet")]
+def test_a_search_whose_only_node_is_lost_four_times_and_whose_storage_refuses_for_half_a_minute_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    cases = [NAMED[name] for name in ("kill_three_raylets", "refuse_writes", "reclaim_raylet")]
     undisturbed = undisturbed_scores(data, cases[0].steps, cases[0].trials)
     with struck(tmp_path / "search", data, *cases) as (search, hits):
         assert_nothing_lost(search, hits, undisturbed, *cases)

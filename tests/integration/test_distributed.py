@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from ray.util import placement_group_table
 
 from tune.cli import app
 from tune.distributed import Workers, train_distributed
@@ -82,7 +84,7 @@ def test_a_killed_worker_costs_what_came_after_its_checkpoint(folder: Path) -> N
 
     # an earlier driver was killed, and its Ray with it
     (folder / ".run.workers").mkdir()
-    (folder / ".run.workers" / "group").write_text("ab" * 18)
+    (folder / ".run.workers" / "controller").write_text("controller-of-another-ray")
     result = train_distributed(config, folder / "run", kill_one, workers=Workers(2), resume=False, evaluate_on="none")
     assert result.status is Status.COMPLETE
     assert killed
@@ -116,3 +118,39 @@ def test_a_trial_of_two_workers_that_is_stopped_gives_them_back(
     assert summary["states"] == {"COMPLETE": 1, "PRUNED": 1}
     assert_everything_is_given_back(folder)
     assert not (folder / "study" / "runs" / "0001" / "result.json").exists()
+
+
+def test_a_trial_that_is_killed_while_its_workers_start_gives_back_what_they_were_to_have(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = {
+        "base": "base.yaml",
+        "space": {LR: {"choice": [1e-3]}},
+        "strategy": {"trials": 1, "sampler": "grid", "scheduler": "none"},
+    }
+    (folder / "space.yaml").write_text(yaml.safe_dump(space))
+    before, killed = set(placement_group_table()), list[int]()
+
+    def reserved() -> bool:
+        """Whether the workers have a place: the trial itself has none with CPUs."""
+        groups = [group for key, group in placement_group_table().items() if key not in before]
+        return any(len(group["bundles"]) == 2 and group["state"] == "CREATED" for group in groups)
+
+    def kill_when_reserved() -> None:
+        deadline = time.monotonic() + 120
+        while not reserved():
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
+        killed.append(int((folder / "study" / "runs" / ".0000.lock").read_text()))
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_when_reserved, daemon=True)
+    thread.start()
+    assert ups("search", "space.yaml", "--workers-per-trial", 2, "--out", "study", "--json") == 0
+    thread.join()
+    assert killed
+    # nothing was trained by then, and there is no room for what was reserved beside a second group
+    assert ray.cluster_resources()["CPU"] < 2 * 2
+    assert json.loads(capfd.readouterr().out)["states"] == {"COMPLETE": 1}
+    assert_everything_is_given_back(folder)

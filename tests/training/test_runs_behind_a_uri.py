@@ -21,7 +21,7 @@ from s3_server import S3Server
 
 from ups.config import RunConfig
 from ups.core import objects, unfinished
-from ups.core.checkpoint import BEFORE, BEST, load_checkpoint
+from ups.core.checkpoint import BEST, LAST, copy_of, load_checkpoint
 from ups.core.remote_store import RemoteStore, open_store
 from ups.core.store import Store
 from ups.core.types import Progress, RunResult, Status
@@ -125,6 +125,9 @@ def test_what_a_lost_machine_trained_is_not_lost(
         until((node / "halfway").exists)
         half = load_checkpoint(node / "run" / OPERATOR / "last.safetensors").facts["state"]["step"]
         until(lambda: uploaded() == half)
+        # their copies are for the disk that they lie on
+        assert copy_of(node / "run" / OPERATOR / LAST).is_file()
+        assert {Path(name).name for name in s3.contents(uri) if name.startswith("blobs/")} == {LAST, BEST}
     finally:
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
@@ -193,9 +196,9 @@ def test_a_rank_on_another_node_reads_its_own_copy(tmp_path: Path) -> None:
         Pipeline._here(rank, "key", found)
 
 
-@pytest.mark.parametrize(("name", "begin"), [("last", "at step [1-9]"), ("best", "at its beginning")])
-def test_a_truncated_checkpoint_costs_a_warning_and_the_way_from_the_one_before(
-    config: RunConfig, uninterrupted: RunResult, tmp_path: Path, name: str, begin: str
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_truncated_checkpoint_costs_a_warning(
+    config: RunConfig, uninterrupted: RunResult, tmp_path: Path, name: str
 ) -> None:
     class Stop(Exception):
         """Stands for whatever ends a run from outside."""
@@ -207,10 +210,29 @@ def test_a_truncated_checkpoint_costs_a_warning_and_the_way_from_the_one_before(
     with pytest.raises(Stop):
         train_run(config, tmp_path / "run", stop, evaluate_on="none")
     file = tmp_path / "run" / OPERATOR / f"{name}.safetensors"
+    half = load_checkpoint(tmp_path / "run" / OPERATOR / LAST).facts["state"]["step"]
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.warns(UserWarning, match=rf"damaged checkpoint \({name}.safetensors\); .* {begin}") as warned:
-        result = train_run(config, tmp_path / "run", evaluate_on="none", resume=True)
+    steps: list[int] = []
+    with pytest.warns(UserWarning, match=rf"damaged checkpoint \({name}.safetensors\); .* at step {half}") as warned:
+        result = train_run(
+            config, tmp_path / "run", lambda progress: steps.append(progress.step), evaluate_on="none", resume=True
+        )
     assert len([each for each in warned if "damaged" in str(each.message)]) == 1
+    assert min(steps) == half + 1
+    assert_equal(result, uninterrupted)
+
+
+def test_both_copies_damaged_cost_a_warning_and_the_stage(
+    config: RunConfig, uninterrupted: RunResult, tmp_path: Path
+) -> None:
+    train_run(config, tmp_path / "run", evaluate_on="none")
+    shutil.rmtree(tmp_path / "run" / "store", ignore_errors=True)
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / OPERATOR / "result.json").unlink()
+    for path in (tmp_path / "run" / OPERATOR / LAST, copy_of(tmp_path / "run" / OPERATOR / LAST)):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"\(last.safetensors, last.copy.safetensors\); .* at its beginning"):
+        result = train_run(config, tmp_path / "run", evaluate_on="none", resume=True)
     assert_equal(result, uninterrupted)
 
 
@@ -229,7 +251,7 @@ def test_a_stage_whose_artifact_is_damaged_is_published_again_by_the_checkpoints
     assert steps == []
     assert_equal(heir, uninterrupted)
     assert opened.find(made) is not None
-    assert not (tmp_path / "run" / OPERATOR / BEFORE).exists()
+    assert {path.name for path in (tmp_path / "run" / OPERATOR).glob("*.safetensors")} == {LAST, BEST}
 
 
 def corrupt_weights(store: Store, key: str) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from raylets import Raylets
 
 import tune
+from tune import doctor
 from tune.doctor import shared_store, token
+from ups.core import objects
 from ups.core.errors import UserError
 
 CODE = "import sys; from tune.cli import main; sys.exit(main())"
@@ -184,6 +188,40 @@ def test_a_node_with_a_folder_of_its_own_is_no_shared_store(monkeypatch, tmp_pat
     assert [finding.ok for finding in findings] == [False]
     assert "the store is not one place for all" in findings[0].detail
     assert all(finding.ok for finding in shared_store(str(tmp_path)))
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("limit", ["ours", "the client's"])
+def test_a_store_that_accepts_and_never_answers_is_a_line_for_everybody(monkeypatch, limit):
+    server = socket.create_server(("127.0.0.1", 0))
+    accepted = []
+    threading.Thread(target=lambda: accepted.extend(iter(lambda: server.accept()[0], None)), daemon=True).start()
+    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.getsockname()[1]}", "AWS_EC2_METADATA_DISABLED": "true"}
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**settings, **keys}.items():
+        monkeypatch.setenv(name, value)
+    if limit == "ours":
+        monkeypatch.setattr(doctor, "STORE_SECONDS", 0.5)
+    else:
+        once = {"read_timeout": 0.5, "retries": {"total_max_attempts": 1}}
+        monkeypatch.setattr(objects, "_settings", lambda uri: {"config_kwargs": once})
+    # a node here has this process's environment
+    monkeypatch.setattr(doctor, "on_every_node", lambda task: [("here", task())])
+    findings = []
+    uri = f"s3://bucket-{limit.replace(chr(39), '').replace(' ', '-')}/store"
+    asking = threading.Thread(target=lambda: findings.extend(doctor.shared_store(uri)), daemon=True)
+    asking.start()
+    asking.join(120)
+    assert not asking.is_alive()
+    assert accepted
+    assert [(finding.ok, finding.what, finding.node) for finding in findings] == [
+        (False, "store", ""),
+        (False, "store", "here"),
+    ]
+    for finding in findings:
+        assert ("no answer in 0.5 s" in finding.detail) is (limit == "ours")
+        assert "can be reached" in finding.remedy
+        assert "\n" not in str(finding)
 
 
 def test_the_address_is_looked_at_before_ray_is_asked():

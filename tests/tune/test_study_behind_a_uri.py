@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from s3_server import S3Server
 
 from tune import snapshot
-from tune import study as studies
+from tune.driver import Driver
+from tune.running import NoView
 from tune.search import run_search
 from tune.space import SearchConfig
 from tune.study import OpenStudy, Plan, load_study, store_place
 from ups.core import objects
 from ups.core.errors import ConfigError, UserError
 from ups.core.objects import Objects
+from ups.core.types import Status
 
 
 def until(condition):
@@ -53,7 +56,6 @@ def test_a_study_comes_back_from_its_store(make_plan, tmp_path, monkeypatch, out
         tell(study, 0, 0.5)
         assert copies(uri) == {}  # not for every trial
         monkeypatch.setattr(snapshot, "SNAPSHOT_SECONDS", 0.0)
-        monkeypatch.setattr(studies, "SYNC_SECONDS", 0.0)
         tell(study, 1, 0.25)
         until(lambda: "journal.log" in copies(uri))
         tell(study, 2, 0.125)
@@ -66,6 +68,40 @@ def test_a_study_comes_back_from_its_store(make_plan, tmp_path, monkeypatch, out
     assert [trial.score for trial in load_study(again).trials] == [0.5, 0.25, 0.125]
     with OpenStudy(again, plan, resume=True) as study:
         tell(study, 3, 0.1)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_long_trials_report_is_copied_by_the_clock(make_plan, tmp_path, monkeypatch, outside):
+    now, uri = [0.0], f"memory://{uuid.uuid4().hex}"
+    monkeypatch.setattr(snapshot, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    plan, journal = stored_at(make_plan(), uri), tmp_path / "s" / "journal.log"
+    if outside:
+        journal = tmp_path / "fast.log"
+        plan = plan.kept_at(str(journal), None)
+
+    def found() -> list[bytes]:
+        local = [tmp_path / "s" / "journal.log"] if outside else []
+        return [*copies(uri).values(), *(path.read_bytes() for path in local if path.exists())]
+
+    def are_new() -> bool:
+        return sum(content == journal.read_bytes() for content in found()) == 1 + outside
+
+    with OpenStudy(tmp_path / "s", plan, resume=False) as study:
+        ways = {"check": lambda config: 5, "keys": lambda config: {}, "view": NoView()}
+        driver = Driver(study, concurrency=2, time_budget=None, **ways)
+        number = driver.next().number
+        for share, begin in ((0.25, 0.0), (0.5, snapshot.SNAPSHOT_SECONDS + 1)):
+            before, copied = journal.read_bytes(), found()
+            for seconds in range(int(snapshot.SNAPSHOT_SECONDS)):
+                now[0] = begin + seconds
+                score = {"score": share} if seconds == 0 else {}
+                driver.progress(number, {"stage": "operator", "share": share, "seconds": now[0], **score})
+            assert journal.read_bytes() != before
+            assert found() == copied
+            now[0] += 2
+            driver.progress(number, {"stage": "operator", "share": share, "seconds": now[0]})
+            until(are_new)
+        assert [trial.state for trial in load_study(tmp_path / "s").trials] == [Status.RUNNING]
 
 
 def test_two_studies_of_one_name_keep_their_own_copies(make_plan, tmp_path):

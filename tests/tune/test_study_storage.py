@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune import storage, storage_url
-from tune import study as studies
+from tune import snapshot, storage, storage_url
 from tune.presence import DEAD_SECONDS, Watch
 from tune.study import OpenStudy, load_plan, load_study
 from ups.core.errors import ConfigError, UserError
@@ -28,10 +29,13 @@ def test_a_journal_outside_the_folder_is_copied_into_it_and_comes_back_from_ther
         assert not study.is_shared
         tell(study, 0, 0.5)
         assert not (tmp_path / "s" / "journal.log").exists()  # not for every trial
-        monkeypatch.setattr(storage, "SNAPSHOT_SECONDS", 0.0)
-        monkeypatch.setattr(studies, "SYNC_SECONDS", 0.0)
+        monkeypatch.setattr(snapshot, "SNAPSHOT_SECONDS", 0.0)
         tell(study, 1, 0.25)
-        assert (tmp_path / "s" / "journal.log").read_bytes() == journal.read_bytes()
+        monkeypatch.undo()
+        copy, deadline = tmp_path / "s" / "journal.log", time.monotonic() + 60
+        while not copy.exists() or copy.read_bytes() != journal.read_bytes():
+            assert time.monotonic() < deadline, "never came"
+            time.sleep(0.02)
         study.ask(2)
     assert [trial.score for trial in load_study(tmp_path / "s").trials] == [0.5, 0.25, None]
     journal.unlink()  # the machine is gone

@@ -1,10 +1,10 @@
-"""Checkpoints: one safetensors file each, written atomically, never unpickled."""
+"""Checkpoints: one safetensors file each, written atomically, checked when it is read, never unpickled."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from torch import Tensor
 from ups.core.errors import DataError
 from ups.core.runtime import write_atomic
 
-LAST, BEFORE, BEST = "last.safetensors", "before.safetensors", "best.safetensors"
-"""of a stage: its latest state, the state before that one, should the latest be damaged, and its best weights"""
+LAST, BEST = "last.safetensors", "best.safetensors"
+"""of a stage: its latest state, and its best weights; each has a copy beside it while the stage trains"""
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,27 @@ class Checkpoint:
         return {name[len(start) :]: value for name, value in self.tensors.items() if name.startswith(start)}
 
 
+def copy_of(path: Path) -> Path:
+    """Where the second copy of a checkpoint lies: what damages one file in its place leaves the other."""
+    return path.with_name(f"{path.stem}.copy{path.suffix}")
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write to a temporary name, flush, rename: a kill leaves the previous checkpoint or the new one."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
-    write_atomic(path, save(tensors, metadata={"facts": json.dumps(checkpoint.facts, allow_nan=False)}))
+    write_atomic(path, _content(checkpoint))
 
 
-def keep_as(path: Path, name: Path) -> None:
-    """Give a checkpoint that is about to be replaced another name, too, if there is one; a file system without hard
-    links keeps none."""
-    link = name.with_name(f".{name.name}")
-    link.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        os.link(path, link)
-        os.replace(link, name)
+def save_twice(path: Path, checkpoint: Checkpoint) -> None:
+    """As `save_checkpoint`, and the copy after it: at every moment one of the two is whole, and none is older than the
+    one before this."""
+    content = _content(checkpoint)
+    write_atomic(path, content)
+    write_atomic(copy_of(path), content)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises DataError, one line, for a file that is missing, truncated or not a checkpoint of this project."""
+    """Raises DataError, one line, for a file that is missing, not as it was written, or not a checkpoint of this
+    project."""
     if not path.is_file():
         raise DataError(f"{path}: no such checkpoint")
     try:
@@ -61,7 +64,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"{path}: damaged checkpoint ({error})") from None
     if "facts" not in metadata:
         raise DataError(f"{path}: not a checkpoint of this project, its facts are missing")
+    # those of earlier versions have none
+    if metadata.get("crc32", found := _checksum(tensors, metadata["facts"])) != found:
+        raise DataError(f"{path}: damaged checkpoint (it is not what was written)")
     return Checkpoint(tensors, json.loads(metadata["facts"]))
+
+
+def _content(checkpoint: Checkpoint) -> bytes:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
+    facts = json.dumps(checkpoint.facts, allow_nan=False)
+    return save(tensors, metadata={"facts": facts, "crc32": _checksum(tensors, facts)})
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """Of all that a checkpoint says; safetensors itself notices no byte of a tensor that has changed."""
+    found = zlib.crc32(facts.encode())
+    for name, value in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
+        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

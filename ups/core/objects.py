@@ -78,19 +78,14 @@ class Objects:
         except UserError as error:
             raise UserError(f"store: {error}") from None
         try:
-            from fsspec.core import url_to_fs
-
-            # a listing that was kept would hide what others write
-            self._files, root = url_to_fs(self.uri, use_listings_cache=False, **_settings(self.uri))
-            if hasattr(self._files, "retries"):  # s3fs repeats what timed out five times by itself; patience is ours
-                self._files.retries = 1
+            self._files, root = file_system(self.uri)
         except ImportError as error:
             package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}.get(self.uri.partition(":")[0])
             remedy = f"`pip install {package}`" if package else "the package that fsspec names"
             raise UserError(f"{self.uri}: needs {remedy} on every node ({_line(error)})") from None
         except ValueError as error:
             raise UserError(f"{self.uri}: no store can be opened there ({_line(error)})") from None
-        self._root = str(root).rstrip("/")
+        self._root = root.rstrip("/")
         # those of fsspec that are not asynchronous share state between threads; memory:// looks before it creates
         self._turn: AbstractContextManager[Any] = nullcontext() if _is_asynchronous(self._files) else _one_at_a_time
 
@@ -206,6 +201,22 @@ class Objects:
                 "the environment of every node (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
             )
         return error if status is None else UserError(f"{self.uri}: the server refuses {said}; mend the URI")
+
+
+def file_system(uri: str) -> tuple[Any, str]:
+    """What fsspec has for a URI, and the path in it.
+
+    Raises:
+        ImportError: it needs a package that is missing.
+        ValueError: there is none for the protocol.
+    """
+    from fsspec.core import url_to_fs
+
+    # a listing that was kept would hide what others write
+    files, root = url_to_fs(uri, use_listings_cache=False, **_settings(uri))
+    if hasattr(files, "retries"):  # s3fs repeats what timed out five times by itself; patience is ours
+        files.retries = 1
+    return files, str(root)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from ups.core.checkpoint import BEST, LAST
 from ups.core.errors import UserError
 from ups.core.leases import Lease
 
@@ -84,10 +85,10 @@ class Mirror:
 
 
 def _stamp(folder: Path) -> Stamp:
-    """What changes whenever a checkpoint is replaced."""
+    """What changes whenever a checkpoint is replaced; their copies are for the same disk, and stay there."""
     found: Stamp = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for name in (BEST, LAST):
         with contextlib.suppress(FileNotFoundError):
-            status = os.stat(path)
-            found[path.name] = status.st_ino, status.st_size, status.st_mtime_ns
+            status = os.stat(folder / name)
+            found[name] = status.st_ino, status.st_size, status.st_mtime_ns
     return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ups.core.blocks import draw_for
-from ups.core.checkpoint import BEFORE, LAST, Checkpoint, keep_as, load_checkpoint, save_checkpoint
+from ups.core.checkpoint import LAST, Checkpoint, load_checkpoint, save_twice
 from ups.core.ranks import ALONE, Part, Ranks
 from ups.core.runtime import (
     RuntimeConfig,
@@ -319,11 +319,9 @@ class _StageRun:
         if name == "best":
             tensors = {f"model.{key}": value for key, value in self.state.ema.state_dict().items()}
             facts = self.facts | {"step": self.state.step, "score": self.state.best}
-            save_checkpoint(path, Checkpoint(tensors, facts))
+            save_twice(path, Checkpoint(tensors, facts))
         else:
-            checkpoint = self.state.to_checkpoint(self.facts)
-            keep_as(path, path.with_name(BEFORE))
-            save_checkpoint(path, checkpoint)
+            save_twice(path, self.state.to_checkpoint(self.facts))
 
 
 def _latest(milestones: dict[str, float]) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 
-from ups.core.checkpoint import BEFORE, BEST, Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.checkpoint import BEST, LAST, Checkpoint, copy_of, load_checkpoint, save_checkpoint
 from ups.core.errors import DataError
 from ups.core.leases import Lease, LeaseLost
 from ups.core.ranks import ALONE, Ranks
@@ -293,7 +293,8 @@ class Pipeline:
     def _publish(self, name: str, folder: Path, result: StageResult, lease: Lease | None) -> None:
         """Write down how a stage ended; where that holds for every run, in the store, too."""
         write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
-        (folder / BEFORE).unlink(missing_ok=True)
+        for checkpoint in (LAST, BEST):
+            copy_of(folder / checkpoint).unlink(missing_ok=True)
         if self._is_for_all(result):
             fill: Callable[[Path], None] = lambda temporary: _copy_stage(folder, temporary, result)  # noqa: E731
             self.store.publish(self.keys[name], fill, what=name, seconds=result.seconds, folder=folder)

@@ -10,55 +10,56 @@ goes on from the state of any run that was equal until then.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ups.core.checkpoint import BEFORE, BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
+from ups.core.checkpoint import BEST, LAST, Checkpoint, copy_of, load_checkpoint, save_twice
 from ups.core.errors import DataError
 
 
 def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
     """Put the furthest checkpoint of a stage into `folder`; returns whether there is one to go on from.
 
-    What `folder` holds itself counts as well; a checkpoint in it that belongs to another key or is damaged is removed,
-    the latter with a warning. Where the latest one is damaged, the one before it counts.
+    What `folder` holds itself counts as well; a checkpoint in it that belongs to another key or is damaged is removed
+    or replaced, the latter with a warning. Where a file is damaged, its copy counts.
 
     Args:
         folder: of the stage in this run.
         key: what the stage is called in the store.
         others: folders of the same stage in other runs, which may be gone, damaged, or hold something else.
+
+    Raises:
+        OSError: the folder cannot be written; what can be gone on from is still there.
     """
-    damaged = [name for name in (LAST, BEST) if _is_damaged(folder / name)]
-    step = _furthest(folder, key)
-    if step is None:
-        for name in (LAST, BEFORE, BEST):
-            (folder / name).unlink(missing_ok=True)
+    own = _Left.of(folder)
+    damaged = [
+        path for path, found in zip(_files(folder), (*own.last, *own.best), strict=True) if _is_damaged(path, found)
+    ]
+    for path in (*damaged, *folder.glob(".*.safetensors.*.tmp")):  # and what a kill has left half written
+        path.unlink()
+    found, place = own.furthest(key), own
     for other in others:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".other.", dir=folder) as temporary:
-            copy = Path(temporary)
-            # `best` is written first: next to a copied `last` lies its own `best`, or one of a later step, which
-            # the steps from `last` on write again
-            for name in (BEFORE, LAST, BEST):
-                with contextlib.suppress(OSError):
-                    shutil.copyfile(other / name, copy / name)
-            theirs = _furthest(copy, key)
-            if theirs is None or (step is not None and theirs <= step):
-                continue
-            for name in (BEST, LAST):
-                if (copy / name).is_file():
-                    os.replace(copy / name, folder / name)
-            step = theirs
+        left = _Left.of(other)
+        theirs = left.furthest(key)
+        if theirs is not None and (found is None or theirs.step > found.step):
+            found, place = theirs, left
     if damaged:
-        begin = "at its beginning" if step is None else f"at step {step}"
-        warnings.warn(f"{folder}: damaged checkpoint ({', '.join(damaged)}); the stage goes on {begin}", stacklevel=2)
-    return step is not None
+        names = ", ".join(path.name for path in damaged)
+        begin = "at its beginning" if found is None else f"at step {found.step}"
+        warnings.warn(f"{folder}: damaged checkpoint ({names}); the stage goes on {begin}", stacklevel=2)
+    if found is None:
+        for path in _files(folder):
+            path.unlink(missing_ok=True)
+    else:
+        # `last` at the end: a run that has it goes on from it
+        for name, ours, checkpoint in ((BEST, own.best, found.best), (LAST, own.last, found.last)):
+            if checkpoint is not None and (place is not own or not _are_equal(ours)):
+                save_twice(folder / name, checkpoint)
+    return found is not None
 
 
 def copy_state(folder: Path, to: Path) -> None:
@@ -85,37 +86,66 @@ def adopt(folder: Path, facts: Mapping[str, Any], state: Path) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     # `last` at the end: a run that has it goes on from it
     for name, checkpoint in found.items():
-        save_checkpoint(folder / name, Checkpoint(checkpoint.tensors, {**checkpoint.facts, **facts}))
+        save_twice(folder / name, Checkpoint(checkpoint.tensors, {**checkpoint.facts, **facts}))
     return True
 
 
-def _is_damaged(path: Path) -> bool:
-    """Whether there is a file that cannot be read: the machine failed while it was written, or its disk did."""
-    try:
-        load_checkpoint(path)
-    except DataError:
-        return path.is_file()
-    return False
+@dataclass(frozen=True)
+class _Found:
+    """A state that can be gone on from."""
+
+    step: int
+    last: Checkpoint
+    best: Checkpoint | None
 
 
-def _furthest(folder: Path, key: str) -> int | None:
-    """As `_step`; a checkpoint before the last one takes its place where that one cannot be gone on from."""
-    step = _step(folder, key)
-    if step is None and (folder / BEFORE).is_file():
-        os.replace(folder / BEFORE, folder / LAST)
-        step = _step(folder, key)
-    return step
+@dataclass(frozen=True)
+class _Left:
+    """What can be read in a folder: each checkpoint and its copy, None where there is none or it is damaged."""
 
+    last: tuple[Checkpoint | None, Checkpoint | None]
+    best: tuple[Checkpoint | None, Checkpoint | None]
 
-def _step(folder: Path, key: str) -> int | None:
-    """How far the stage `key` has come in a folder; None if its checkpoints cannot be gone on from."""
-    try:
-        last = load_checkpoint(folder / LAST)
-        if last.facts.get("key") != key:
-            return None
-        state = last.facts["state"]
-        if state["best"] is not None and load_checkpoint(folder / BEST).facts.get("key") != key:
-            return None
-        return int(state["step"])
-    except (DataError, KeyError):
+    @classmethod
+    def of(cls, folder: Path) -> _Left:
+        # `best` is written first: beside a `last` that was read lies its own `best`, or one of a later step, which
+        # the steps from `last` on write again
+        last, last_copy, best, best_copy = map(_read, _files(folder))
+        return cls((last, last_copy), (best, best_copy))
+
+    def furthest(self, key: str) -> _Found | None:
+        """The state of the stage `key`; a copy is never further than what it is a copy of."""
+        bests = [best for best in self.best if best is not None and best.facts.get("key") == key]
+        for last in self.last:
+            if last is None or last.facts.get("key") != key:
+                continue
+            state = last.facts["state"]
+            if state["best"] is None:
+                return _Found(int(state["step"]), last, None)
+            # a worse one was the best of an earlier step
+            best = next((best for best in bests if best.facts["score"] <= state["best"]), None)
+            if best is not None:
+                return _Found(int(state["step"]), last, best)
         return None
+
+
+def _files(folder: Path) -> tuple[Path, Path, Path, Path]:
+    last, best = folder / LAST, folder / BEST
+    return last, copy_of(last), best, copy_of(best)
+
+
+def _read(path: Path) -> Checkpoint | None:
+    try:
+        return load_checkpoint(path)
+    except (DataError, OSError):
+        return None
+
+
+def _is_damaged(path: Path, found: Checkpoint | None) -> bool:
+    """Whether there is a file that cannot be read: the machine failed while it was written, or its disk did."""
+    return found is None and path.is_file()
+
+
+def _are_equal(copies: tuple[Checkpoint | None, Checkpoint | None]) -> bool:
+    first, second = copies
+    return first is not None and second is not None and first.facts == second.facts
