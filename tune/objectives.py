@@ -88,10 +88,12 @@ def best_of(records: Sequence[TrialRecord], config: SearchConfig) -> TrialRecord
 
 
 def foremost(records: Sequence[TrialRecord], config: SearchConfig) -> tuple[TrialRecord, ...]:
-    """As many of the best as are confirmed, and the Pareto front."""
+    """As many of the best as are confirmed; of several objectives the Pareto front as well, which of one is whoever
+    ties with the best."""
     eligible = [record for record in records if is_eligible(record, config)]
     best = sorted(eligible, key=lambda record: (record.score, record.number))[: config.confirm.top]
-    found = {record.number: record for record in (*best, *pareto_front(records, config))}
+    front = pareto_front(records, config) if len(config.objectives) > 1 else ()
+    found = {record.number: record for record in (*best, *front)}
     return tuple(found.values())
 
 

@@ -152,7 +152,7 @@ class JournalBackend:
         """
         self._path = path
         self._snapshot = snapshot
-        self._copies = None if snapshot is None else Snapshot(self._copy, str(snapshot))
+        self._copies: Snapshot | None = None
         self._lock: IO[str] | None = None
 
     def open(self, directions: Sequence[Direction], plan: str) -> tuple[optuna.Study, str]:
@@ -176,7 +176,9 @@ class JournalBackend:
         return study, study.user_attrs[PLAN]
 
     def start(self) -> None:
-        return None
+        if self._snapshot is not None:
+            # not before it is known to be this study, and whole: the copy may be all that is left of it
+            self._copies = Snapshot(self._copy, str(self._snapshot))
 
     def ask(self, study: optuna.Study, number: int) -> optuna.Trial | None:
         trial = study.ask()
@@ -201,9 +203,9 @@ class JournalBackend:
             self._copies.copy_if_due()
 
     def close(self) -> None:
-        if self._lock is not None:
-            assert self._copies is not None, "a journal outside the folder has a lock of its own"
+        if self._copies is not None:
             self._copies.close()
+        if self._lock is not None:
             self._lock.close()
 
     def _copy(self) -> None:
@@ -220,7 +222,7 @@ def _readable(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # the last: a kind of line that it does not know
         raise UserError(
             f"{path}: damaged, or no journal of Optuna ({type(error).__name__}: {error}); restore it, or search into "
             "another folder"

@@ -46,6 +46,24 @@ def test_a_journal_outside_the_folder_is_copied_into_it_and_comes_back_from_ther
     assert load_plan(tmp_path / "s").config.resources.study_storage == str(journal)
 
 
+def test_what_cannot_be_opened_is_not_copied_over_what_is_left(make_plan, tmp_path):
+    journal = tmp_path / "fast" / "journal.log"
+    plan = make_plan().kept_at(str(journal), None)
+    with OpenStudy(tmp_path / "s", plan, resume=False) as study:
+        tell(study, 0, 0.5)
+    copy = tmp_path / "s" / "journal.log"
+    whole = copy.read_bytes()
+    journal.write_bytes(b'{"op_code": "what?"}\n' + whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="damaged, or no journal of Optuna"):
+        OpenStudy(tmp_path / "s", plan, resume=True)
+    journal.unlink()
+    with OpenStudy(tmp_path / "other", make_plan(keep=0.5).kept_at(str(journal), None), resume=False):
+        pass
+    with pytest.raises(UserError, match="holds a study of another space"):
+        OpenStudy(tmp_path / "s", plan, resume=True)
+    assert copy.read_bytes() == whole
+
+
 def test_a_journal_has_one_driver_whatever_its_folder(make_plan, tmp_path):
     plan = make_plan().kept_at(str(tmp_path / "journal"), None)
     with (
