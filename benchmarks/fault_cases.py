@@ -267,14 +267,22 @@ def _trained_on(search: Search, numbers: Sequence[int], note: str = "", dead: Co
 
 
 def _kill(search: Search) -> None:
-    """The driver, and wait for the end of those whom it leaves behind."""
+    """The driver, and wait for the end of the trials that it leaves behind; Ray's agents look for it for a minute."""
     search.process.send_signal(signal.SIGKILL)
     search.wait()
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while left := search.processes():
+    while left := [process for process in search.processes() if _trains(process)]:
         if time.monotonic() > deadline:
             raise RuntimeError(f"{search.folder}: {left} outlive their driver")
         time.sleep(0.1)
+
+
+def _trains(process: psutil.Process) -> bool:
+    """Whether it is one of a trial, which may still write."""
+    try:
+        return process.name().startswith("ray::Impl")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _resumed(search: Search, note: str = "") -> Hit:

@@ -201,7 +201,7 @@ def test_a_store_that_accepts_and_never_answers_is_a_line_for_everybody(monkeypa
     for name, value in {**settings, **keys}.items():
         monkeypatch.setenv(name, value)
     if limit == "ours":
-        monkeypatch.setattr(doctor, "STORE_SECONDS", 0.5)
+        monkeypatch.setattr(doctor, "STORE_SECONDS", 5.0)  # the client itself is slow to come
     else:
         once = {"read_timeout": 0.5, "retries": {"total_max_attempts": 1}}
         monkeypatch.setattr(objects, "_settings", lambda uri: {"config_kwargs": once})
@@ -219,7 +219,7 @@ def test_a_store_that_accepts_and_never_answers_is_a_line_for_everybody(monkeypa
         (False, "store", "here"),
     ]
     for finding in findings:
-        assert ("no answer in 0.5 s" in finding.detail) is (limit == "ours")
+        assert ("no answer in 5 s" in finding.detail) is (limit == "ours")
         assert "can be reached" in finding.remedy
         assert "\n" not in str(finding)
 
