@@ -140,14 +140,15 @@ def _remove_reservations(controller: str) -> None:
     """Of a controller, which is ended first: one that lives may be about to make another."""
     with contextlib.suppress(ValueError):  # none of this name lives
         ray.kill(ray.get_actor(controller))
-    deadline = time.monotonic() + ABORT_SECONDS
-    while True:
-        found = {key: each for key, each in ray._private.state.actors().items() if each["Name"] == controller}
-        if all(each["State"] == "DEAD" for each in found.values()) or time.monotonic() > deadline:
-            break
-        time.sleep(LOOK_SECONDS)
+    found = [key for key, each in ray._private.state.actors().items() if each["Name"] == controller]
     if not found:
         return
+    deadline = time.monotonic() + ABORT_SECONDS
+    while (
+        any(ray._private.state.actors(key).get("State", "DEAD") != "DEAD" for key in found)
+        and time.monotonic() < deadline
+    ):
+        time.sleep(LOOK_SECONDS)
     time.sleep(LOOK_SECONDS)  # it is called dead a moment before its process is
     table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # generated
     for content in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():

@@ -275,23 +275,30 @@ def _task(uri: str, mark: str, look_for: str | None, seconds: float) -> Callable
 
 def _try_store(uri: str, mark: str, name: str, look_for: str | None, seconds: float) -> _Tried:
     """Write as `name`, rename, read; and read the file of another, if there is one."""
-    step = "open the store"
+    step, is_over = "", threading.Event()
+
+    def begin(next_step: str) -> None:
+        nonlocal step
+        if is_over.is_set():  # whoever asked has gone, and removes nothing any more
+            raise _NoAnswer(step)
+        step = next_step
 
     def act() -> str:
-        nonlocal step
+        begin("open the store")
         files, root = file_system(uri)
-        folder, step = f"{root.rstrip('/')}/.doctor-{mark}", "write"
+        folder = f"{root.rstrip('/')}/.doctor-{mark}"
+        begin("write")
         files.makedirs(folder, exist_ok=True)
         files.pipe_file(f"{folder}/{name}.tmp", name.encode())
-        step = "rename"
+        begin("rename")
         files.mv(f"{folder}/{name}.tmp", f"{folder}/{name}")
-        step = "read back what it wrote"
+        begin("read back what it wrote")
         if files.cat_file(f"{folder}/{name}") != name.encode():
             raise OSError("other bytes came back")
         if is_uri(uri):
-            step = "create an object only where there is none"
+            begin("create an object only where there is none")
             Objects(uri).check()
-        step = "read what another node wrote: the store is not one place for all"
+        begin("read what another node wrote: the store is not one place for all")
         if look_for is not None:
             files.cat_file(look_for)
         return f"{folder}/{name}"
@@ -299,6 +306,7 @@ def _try_store(uri: str, mark: str, name: str, look_for: str | None, seconds: fl
     try:
         return _Tried(_within(seconds, act))
     except _NoAnswer as error:
+        is_over.set()
         return _Tried(None, f"{step} ({error})", is_silent=True)
     except Exception as error:  # of any file system behind fsspec
         said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

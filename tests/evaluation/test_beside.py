@@ -19,6 +19,7 @@ from ups.evaluation.evaluate import evaluate_run
 from ups.evaluation.pictures import pictures_of_run
 from ups.evaluation.report import load_report, reference_curves
 from ups.evaluation.run_page import run_page
+from ups.evaluation.runs import task_of
 from ups.inference.build import load_surrogate
 
 
@@ -92,6 +93,18 @@ def test_where_there_is_no_report_everybody_is_rolled_out_on_the_same_validation
         models, reference_curves(ours.curves), ours.curves["time"], "validation", "4 validation trajectories"
     )
     assert error_over_time(wanted) in page
+
+
+def test_a_report_on_validation_does_not_stand_beside_one_on_test(finished: Path, fno: Path, tmp_path: Path) -> None:
+    run = changed(finished, tmp_path / "run", {"split": "validation"})
+    with pytest.raises(UserError, match=r"report\.json: is not about test trajectories, as --beside needs; `ups evalu"):
+        run_page(run, [fno])
+    assert "Error over time on validation" in run_page(run)
+    # the page of a study rolls everybody out
+    peers = load_beside([fno], task_protocol(task_of(run)), "the study")
+    html = pictures_of_run(run, "validation", beside=peers).html
+    other = load_report(fno / "report.json").metrics["rollout_nrmse"]
+    assert cells(html)[f"fno: {fno}"][0] != f"{other:.4g}"
 
 
 def test_a_peer_without_weights_is_named(finished: Path, fno: Path, task: Task, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ups.core.checkpoint import BEST, LAST, Checkpoint, copy_of, load_checkpoint, save_checkpoint, save_twice
 from ups.core.errors import DataError
 from ups.core.runtime import RuntimeConfig
+from ups.training import takeover
 from ups.training.loop import train_stage
 from ups.training.stage_config import LoggingConfig, StageConfig
 from ups.training.takeover import take_over
@@ -199,6 +200,37 @@ def test_a_copy_that_is_refused_is_a_checkpoint_that_is_refused(
     assert load_checkpoint(folder / LAST).facts["state"]["step"] >= stage.reached - INTERVAL
     train(Counting(CONFIG), folder, resume=True)
     assert is_equal(load_checkpoint(folder / LAST), load_checkpoint(tmp_path / "whole" / LAST))
+
+
+def test_what_cannot_be_read_now_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    train(Counting(CONFIG), folder)
+    whole = Left.at(folder, 30)
+    refused = set(NAMES)
+
+    def load(path: Path) -> Checkpoint:
+        if path.parent == folder and path.name in refused:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return load_checkpoint(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(takeover, "load_checkpoint", load)
+        with pytest.raises(OSError, match="Input/output error"):
+            take_over(folder, "key", ())
+        assert Left.at(folder, 30) == whole
+        # a place that stays bad costs nothing while the other copy can be read
+        refused.intersection_update({LAST})
+        with pytest.warns(UserWarning, match=f"{LAST}.*goes on at step 30"):
+            assert take_over(folder, "key", ())
+    assert is_equal(load_checkpoint(folder / LAST), load_checkpoint(copy_of(folder / LAST)))
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.arange(10.0)[::5][:1], torch.ones(2, dtype=torch.complex64).conj(), torch.ones(2, 3).T]
+)
+def test_a_tensor_of_any_layout_comes_back(tmp_path: Path, odd: Tensor) -> None:
+    save_checkpoint(tmp_path / LAST, Checkpoint({"odd": odd}, {}))
+    assert torch.equal(load_checkpoint(tmp_path / LAST).tensors["odd"], odd.resolve_conj())
 
 
 def test_what_is_taken_from_another_folder_is_there_twice(tmp_path: Path) -> None:

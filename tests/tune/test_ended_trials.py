@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 
 import pytest
 from made_up_search import MadeUpSearch
@@ -18,20 +19,22 @@ TRIALS = 12
 
 
 class Looks(NoView):
-    """Looks at what Tune has of the trials before, whenever one ends."""
+    """Looks at what Tune has of the trials of a study when the last one ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, study: Path) -> None:
+        self._study = str(study)
         self.kept: list[RayTrial] = []
 
     def ended(self, record, snapshot) -> None:
         if snapshot.ended == TRIALS:
             alive = [each for each in gc.get_objects() if isinstance(each, RayTrial)]
-            self.kept = [trial for trial in alive if trial.is_finished()]
+            mine = [each for each in alive if str(each.storage.experiment_fs_path).startswith(self._study)]
+            self.kept = [trial for trial in mine if trial.is_finished()]
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_tune_keeps_no_results_of_trials_that_have_ended(make_plan, trainer, tmp_path, capfd) -> None:
-    looks = Looks()
+    looks = Looks(tmp_path / "s")
 
     def score(config: RunConfig, k: int) -> float:
         if config.latent.tokens == 16:
@@ -44,13 +47,12 @@ def test_tune_keeps_no_results_of_trials_that_have_ended(make_plan, trainer, tmp
     summary = run_search(plan, tmp_path / "s", view=looks, trainer=curve)
     assert len(summary.records) == TRIALS
     assert {record.state for record in summary.records} >= {Status.COMPLETE, Status.PRUNED, Status.FAILED}
-    # those that end in this moment are emptied with the next step
-    assert len(looks.kept) >= TRIALS - 2 * summary.config.resources.concurrency
-    for trial in looks.kept[: -summary.config.resources.concurrency]:
+    assert len(looks.kept) == TRIALS - 1  # the last one ends in this moment
+    for trial in looks.kept:
         kept = trial.run_metadata
         assert (kept.last_result, kept.metric_analysis, kept.metric_n_steps) == ({}, {}, {})
-        assert (trial.config, trial.evaluated_params) == ({}, {})
-    assert len({id(trial.placement_group_factory) for trial in looks.kept[:-2]}) == 1
+        assert (trial.config, trial.evaluated_params, trial._default_result_or_future) == ({}, {}, None)
+    assert len({id(trial.placement_group_factory) for trial in looks.kept}) == 1
     assert capfd.readouterr() == ("", "")
 
 

@@ -52,15 +52,23 @@ def save_twice(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises DataError, one line, for a file that is missing, not as it was written, or not a checkpoint of this
-    project."""
+    """What was saved.
+
+    Raises:
+        DataError: in one line, the file is missing, not as it was written, or not a checkpoint of this project.
+        OSError: it cannot be read now.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such checkpoint")
+    # safetensors maps the file: what cannot be read of it would end the process
+    with open(path, "rb") as stream:
+        while stream.read(2**20):
+            pass
     try:
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise DataError(f"{path}: damaged checkpoint ({error})") from None
     if "facts" not in metadata:
         raise DataError(f"{path}: not a checkpoint of this project, its facts are missing")
@@ -71,7 +79,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _content(checkpoint: Checkpoint) -> bytes:
-    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
+    plain = {name: value.detach().cpu().resolve_conj().resolve_neg() for name, value in checkpoint.tensors.items()}
+    tensors = {name: value.contiguous() for name, value in plain.items()}
     facts = json.dumps(checkpoint.facts, allow_nan=False)
     return save(tensors, metadata={"facts": facts, "crc32": _checksum(tensors, facts)})
 
@@ -81,7 +90,9 @@ def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
     found = zlib.crc32(facts.encode())
     for name, value in sorted(tensors.items()):
         found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
-        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
+        # a single element may have any stride, and counts as contiguous
+        content = value.as_strided((value.numel(),), (1,)).view(torch.uint8)
+        found = zlib.crc32(content.numpy().data, found)
     return f"{found:08x}"
 
 

@@ -74,8 +74,8 @@ def pictures_of_run(run: Path, split: str, *, name: str = "this run", beside: Se
             data is gone or changed, or its checkpoint is gone.
     """
     report = load_report(run / FILE_NAME) if (run / FILE_NAME).is_file() else None
-    if report is not None and report.protocol.get("split") != split:
-        report = None
+    if report is not None and (report.protocol.get("split") != split or (beside and split != "test")):
+        report = None  # of those beside it there are reports on test alone
     try:
         result = load_result(run)
         if result.status is not Status.COMPLETE:

@@ -47,10 +47,16 @@ def run_page(run: Path, beside: Sequence[Path] = ()) -> str:
         beside: finished runs of the same task, which are shown beside it.
 
     Raises:
-        UserError: the run has not finished, or this is no run folder; or one of `beside` is refused, see `load_beside`.
+        UserError: the run has not finished, or this is no run folder; or one of `beside` is refused, see `load_beside`,
+            or stands beside a report that is not about test.
     """
     result = load_result(run)
     report = load_report(run / FILE_NAME) if (run / FILE_NAME).is_file() else None
+    if beside and report is not None and report.protocol.get("split") != "test":
+        raise UserError(
+            f"{run / FILE_NAME}: is not about test trajectories, as --beside needs; `ups evaluate {run} --json "
+            f"{run / FILE_NAME}` writes one that is"
+        )
     peers = (
         load_beside(beside, comparable(report) if report else task_protocol(task_of(run)), str(run)) if beside else []
     )

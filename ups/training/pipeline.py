@@ -260,6 +260,8 @@ class Pipeline:
             result = _load_result(found / _RESULT)
             if result.status is Status.COMPLETE:
                 shutil.copyfile(found / BEST, folder / BEST)
+            for checkpoint in (LAST, BEST):  # of a part that this run had trained itself
+                copy_of(folder / checkpoint).unlink(missing_ok=True)
         except FileNotFoundError:  # a collection removed it this moment
             return None
         if result.status is not Status.COMPLETE:

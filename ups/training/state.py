@@ -26,8 +26,8 @@ class TrainState:
     seconds: float = 0.0
     gradient_norm: float = 0.0
     """of the latest update"""
-    learning_rate: float = 0.0
-    """of the latest update"""
+    learning_rate: float | None = None
+    """of the latest update, None before the first"""
     best: float | None = None
     milestones: dict[str, float] = field(default_factory=dict)
     parameters: list[Tensor] = field(init=False)

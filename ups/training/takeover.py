@@ -33,32 +33,34 @@ def take_over(folder: Path, key: str, others: Sequence[Path]) -> bool:
         others: folders of the same stage in other runs, which may be gone, damaged, or hold something else.
 
     Raises:
-        OSError: the folder cannot be written; what can be gone on from is still there.
+        OSError: the folder cannot be read or written now; what can be gone on from is still there.
     """
     own = _Left.of(folder)
     damaged = [
         path for path, found in zip(_files(folder), (*own.last, *own.best), strict=True) if _is_damaged(path, found)
     ]
-    for path in (*damaged, *folder.glob(".*.safetensors.*.tmp")):  # and what a kill has left half written
-        path.unlink()
     found, place = own.furthest(key), own
     for other in others:
         left = _Left.of(other)
         theirs = left.furthest(key)
         if theirs is not None and (found is None or theirs.step > found.step):
             found, place = theirs, left
+    if found is None and own.refusal is not None:
+        raise own.refusal  # it may be read a little later
     if damaged:
         names = ", ".join(path.name for path in damaged)
         begin = "at its beginning" if found is None else f"at step {found.step}"
         warnings.warn(f"{folder}: damaged checkpoint ({names}); the stage goes on {begin}", stacklevel=2)
-    if found is None:
-        for path in _files(folder):
-            path.unlink(missing_ok=True)
-    else:
+    replaced: set[Path] = set()
+    if found is not None:
         # `last` at the end: a run that has it goes on from it
         for name, ours, checkpoint in ((BEST, own.best, found.best), (LAST, own.last, found.last)):
             if checkpoint is not None and (place is not own or not _are_equal(ours)):
                 save_twice(folder / name, checkpoint)
+                replaced |= {folder / name, copy_of(folder / name)}
+    # and what a kill has left half written
+    for path in {*(_files(folder) if found is None else damaged), *folder.glob(".*.safetensors.*.tmp")} - replaced:
+        path.unlink(missing_ok=True)
     return found is not None
 
 
@@ -105,13 +107,24 @@ class _Left:
 
     last: tuple[Checkpoint | None, Checkpoint | None]
     best: tuple[Checkpoint | None, Checkpoint | None]
+    refusal: OSError | None
+    """why one of them could not be read, where that may pass"""
 
     @classmethod
     def of(cls, folder: Path) -> _Left:
         # `best` is written first: beside a `last` that was read lies its own `best`, or one of a later step, which
         # the steps from `last` on write again
-        last, last_copy, best, best_copy = map(_read, _files(folder))
-        return cls((last, last_copy), (best, best_copy))
+        found, refusal = list[Checkpoint | None](), None
+        for path in _files(folder):
+            try:
+                found.append(load_checkpoint(path))
+            except DataError:
+                found.append(None)
+            except OSError as error:
+                found.append(None)
+                refusal = error
+        last, last_copy, best, best_copy = found
+        return cls((last, last_copy), (best, best_copy), refusal)
 
     def furthest(self, key: str) -> _Found | None:
         """The state of the stage `key`; a copy is never further than what it is a copy of."""
@@ -132,13 +145,6 @@ class _Left:
 def _files(folder: Path) -> tuple[Path, Path, Path, Path]:
     last, best = folder / LAST, folder / BEST
     return last, copy_of(last), best, copy_of(best)
-
-
-def _read(path: Path) -> Checkpoint | None:
-    try:
-        return load_checkpoint(path)
-    except (DataError, OSError):
-        return None
 
 
 def _is_damaged(path: Path, found: Checkpoint | None) -> bool:
