@@ -36,8 +36,8 @@ from ups.core.errors import UserError
 
 NAME = "soak"
 DAY_SECONDS = 24 * 3600.0
-STEPS = 160
-"""of a trial"""
+STEPS = 6400
+"""of a trial: seconds, where a real one takes minutes"""
 DISK = "5MB"
 """for the store, and for the checkpoints of ended trials: of a few dozen trials"""
 MEMORY_AIM, FILES_AIM = 2**30, 100.0
@@ -62,7 +62,9 @@ class Soaked(Search):
             "strategy": {"milestones": {"operator": [0.25, 0.5, 1.0]}},
             "resources": {"disk": DISK},
         }
-        (folder / "base.yaml").write_text(yaml.safe_dump(base_config(data, STEPS)))
+        # what the small study writes down of every step is not what a search does
+        base = {name: value for name, value in base_config(data, STEPS).items() if name != "logging"}
+        (folder / "base.yaml").write_text(yaml.safe_dump(base))
         (folder / "space.yaml").write_text(yaml.safe_dump(space))
 
 

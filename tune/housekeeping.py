@@ -20,8 +20,9 @@ from ups.core.artifacts import ArtifactStore, folder_bytes
 from ups.core.errors import UserError
 from ups.core.store import Store
 
-TIDY_SECONDS, TIDY_SHARE = 10.0, 0.05
-"""how often, at most, it is seen to while a search runs, and which share of the time that may take"""
+TRIM_SECONDS, COLLECT_SECONDS, SHARE = 2.0, 10.0, 0.05
+"""how often, at most, checkpoints and the store are seen to while a search runs, and which share of the time each of
+the two may take"""
 
 
 class Housekeeper:
@@ -40,7 +41,7 @@ class Housekeeper:
             limit: bytes.
         """
         self._study, self._store, self._limit, self._clock = study, store, limit, clock
-        self._due = clock() + TIDY_SECONDS
+        self._trim_due, self._collection_due = clock() + TRIM_SECONDS, clock() + COLLECT_SECONDS
         self._sizes: dict[int, int] = {}
         """trial -> bytes of its checkpoints, once it has ended"""
         self._thread: threading.Thread | None = None
@@ -53,7 +54,8 @@ class Housekeeper:
             records: of all trials that have ended.
             running: trials on their way, or waiting for a worker.
         """
-        if self._clock() < self._due or (self._thread is not None and self._thread.is_alive()):
+        due = min(self._trim_due, self._collection_due)
+        if self._clock() < due or (self._thread is not None and self._thread.is_alive()):
             return
         study = replace(self._study, trials=tuple(records.values()))
         keys = {key for each in running for key in each.keys.values()}
@@ -68,22 +70,30 @@ class Housekeeper:
     def _tidy(self, study: StudyFolder, keys: Collection[str]) -> None:
         begin = self._clock()
         try:
-            if isinstance(self._store, ArtifactStore):
-                pin_study(study, self._store, keys)
-                found = self._store.gc(self._limit)
-                if not found.fits and not self._has_warned:
-                    self._has_warned = True
-                    warnings.warn(
-                        f"{self._store}: {shown_size(found.bytes_protected)} are needed, more than "
-                        f"{shown_size(self._limit)}; give the search more with resources.disk",
-                        stacklevel=2,
-                    )
             self._trim(study)
+            trimmed = self._clock()
+            self._trim_due = trimmed + max(TRIM_SECONDS, (trimmed - begin) / SHARE)
+            if trimmed >= self._collection_due:
+                self._collect(study, keys)
+                end = self._clock()
+                self._collection_due = end + max(COLLECT_SECONDS, (end - trimmed) / SHARE)
         except (OSError, UserError) as error:
             # the search goes on while there is room, and the next time comes
+            self._trim_due = self._collection_due = self._clock() + COLLECT_SECONDS
             warnings.warn(f"the disk is not kept tidy: {error}", stacklevel=2)
-        end = self._clock()
-        self._due = end + max(TIDY_SECONDS, (end - begin) / TIDY_SHARE)
+
+    def _collect(self, study: StudyFolder, keys: Collection[str]) -> None:
+        if not isinstance(self._store, ArtifactStore):
+            return
+        pin_study(study, self._store, keys)
+        found = self._store.gc(self._limit)
+        if not found.fits and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{self._store}: {shown_size(found.bytes_protected)} are needed, more than "
+                f"{shown_size(self._limit)}; give the search more with resources.disk",
+                stacklevel=2,
+            )
 
     def _trim(self, study: StudyFolder) -> None:
         needed = {record.number for record in foremost(study.trials, study.config)} | {0}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tune.housekeeping import TIDY_SECONDS, Housekeeper
+from tune.housekeeping import COLLECT_SECONDS, TRIM_SECONDS, Housekeeper
 from tune.space import SearchConfig
 from tune.study import StudyFolder, TrialRecord
 from tune.trial import run_folder
@@ -33,7 +33,7 @@ def tidy(base, tmp_path_factory):
     """Make a study of given scores (None is PRUNED) and have it tidied; gives what is left."""
     data = load_task(base.task).fingerprint
 
-    def tidy(scores, limit, running=(), top=2):
+    def tidy(scores, limit, running=(), top=2, after=COLLECT_SECONDS):
         folder = tmp_path_factory.mktemp("study")
         config = SearchConfig.parse(
             {"base": "b.yaml", "space": {LR: {"float": [1e-4, 1.0], "log": True}}, "confirm": {"top": top}}
@@ -54,7 +54,7 @@ def tidy(base, tmp_path_factory):
         keeper = Housekeeper(study, store, limit, lambda: clock[0])
         keeper.tidy_if_due(records, [])
         assert len(store.ls()) == len(scores), "not due yet"
-        clock[0] += TIDY_SECONDS
+        clock[0] += after
         keeper.tidy_if_due(records, [SimpleNamespace(keys={"operator": keys[number]}) for number in running])
         keeper.close()
         runs = {n for n in records if (run_folder(folder, n) / "checkpoints").exists()}
@@ -86,6 +86,12 @@ def test_the_oldest_go_first_and_no_more_than_has_to(tidy):
     runs, artifacts = tidy([0.9, 0.8, None, 0.1, 0.2, None], 4 * EACH)
     assert runs == {0, 3, 4, 5}
     assert artifacts == {0, 3, 4, 5}
+
+
+def test_checkpoints_go_more_often_than_the_store_is_collected(tidy):
+    runs, artifacts = tidy([0.9, 0.8, None, 0.1, 0.2, None], 4 * EACH, after=TRIM_SECONDS)
+    assert runs == {0, 3, 4, 5}
+    assert artifacts == {*range(6)}
 
 
 @pytest.mark.filterwarnings("error")
