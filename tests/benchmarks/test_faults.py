@@ -19,7 +19,7 @@ import faults
 import faults_report
 import pytest
 from fault_cases import CASES, HOUR_SECONDS, Case, Hit
-from fault_study import INTERVAL, TRIALS, Search, make_data, undisturbed_scores
+from fault_study import INTERVAL, STEPS, TRIALS, Search, make_data, undisturbed_scores
 
 from ups.core.artifacts import ArtifactStore
 
@@ -73,7 +73,9 @@ def test_a_search_that_is_killed_stopped_filled_up_and_set_back_comes_to_the_sam
 def test_a_search_whose_only_node_is_lost_four_times_and_whose_storage_refuses_for_half_a_minute_goes_on(
     data: Path, tmp_path: Path
 ) -> None:
-    cases = [NAMED[name] for name in ("kill_three_raylets", "refuse_writes", "reclaim_raylet")]
+    names = ("kill_three_raylets", "refuse_writes", "reclaim_raylet")
+    # all of them come upon one trial, which has to be in the midst of its training for the last one, too
+    cases = [replace(NAMED[name], steps=4 * STEPS) for name in names]
     undisturbed = undisturbed_scores(data, cases[0].steps, cases[0].trials)
     with struck(tmp_path / "search", data, *cases) as (search, hits):
         assert_nothing_lost(search, hits, undisturbed, *cases)
