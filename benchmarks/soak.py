@@ -86,6 +86,7 @@ def measure(args: argparse.Namespace, work: Path) -> Data:
             code = search.wait()
         states = Counter(str(record.state) for record in load_study(search.study).trials)
     protocol = {"seconds": args.seconds, "every": args.every, "steps": STEPS, "disk": parse_size(DISK)}
+    protocol["nice"] = os.nice(0)
     return collect(protocol, samples, code, states, common.machine(len(common.cores())))
 
 
@@ -202,6 +203,7 @@ def render(data: Data) -> str:
     trials = sum(data["states"].values())
     states = ", ".join(f"{count} {state}" for state, count in sorted(data["states"].items()))
     each = data["a_trial"]
+    beside = f", with the cores that other work left it (nice {p['nice']})" if p["nice"] else ""
     parts = [
         "## A search that goes on",
         f"`ups search` of a small model for {p['seconds'] / 60:.0f} minutes, two trials of at most {p['steps']} steps "
@@ -216,7 +218,7 @@ def render(data: Data) -> str:
         f"{'bounded' if data['bounded'] else '**not bounded**'}: at most {shown_size(data['peaks']['checkpoints'])} "
         f"and {shown_size(data['peaks']['store'])} between two collections. What is written down of a trial takes "
         f"{shown_size(round(each['records']))} and stays.",
-        f"Measured on {common.machine_words(data['machine'], [data])}.",
+        f"Measured on {common.machine_words(data['machine'], [data])}{beside}.",
     ]
     return "\n\n".join(parts)
 

@@ -13,7 +13,7 @@ import soak
 from fault_study import Search
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "physical_cores": 2, "jobs_at_a_time": 1, "torch": "2", "python": "3"}
-PROTOCOL = {"seconds": 120.0, "every": 5.0, "steps": 10, "disk": 2_000_000}
+PROTOCOL = {"seconds": 120.0, "every": 5.0, "steps": 10, "disk": 2_000_000, "nice": 0}
 HELD = {
     **{"memory": 10**9, "driver": 10**8, "trials' processes": 10**8, "Ray": 8 * 10**8},
     **{"files": 200, "checkpoints": 10**6, "store": 10**6, "logs": 10**5},
