@@ -1,6 +1,7 @@
 """A search that goes on and on: what its memory, its open files and its disk come to in a day.
 
-    python benchmarks/soak.py                 # 20 minutes on two cores
+    python benchmarks/soak.py                 # 20 minutes on two cores, as many trials as possible
+    python benchmarks/soak.py --steps 6400    # trials that train for longer: a section of its own
     python benchmarks/soak.py --report-only   # the section of RESULTS.md again, from the JSON
 
 `ups search` as a user starts it, with real training in short trials, so that as many as possible begin and end, and
@@ -36,8 +37,8 @@ from ups.core.errors import UserError
 
 NAME = "soak"
 DAY_SECONDS = 24 * 3600.0
-STEPS = 6400
-"""of a trial: seconds, where a real one takes minutes"""
+STEPS = 160
+"""of a trial"""
 DISK = "5MB"
 """for the store, and for the checkpoints of ended trials: of a few dozen trials"""
 MEMORY_AIM, FILES_AIM = 2**30, 100.0
@@ -51,8 +52,8 @@ SLACK = 2.0
 class Soaked(Search):
     """A search without an end in sight; of the small study it has the data and the processes."""
 
-    def __init__(self, folder: Path, data: Path) -> None:
-        super().__init__(folder, data, trials=10**6, steps=STEPS)
+    def __init__(self, folder: Path, data: Path, steps: int) -> None:
+        super().__init__(folder, data, trials=10**6, steps=steps)
         space = {
             "base": "base.yaml",
             "space": {
@@ -63,7 +64,7 @@ class Soaked(Search):
             "resources": {"disk": DISK},
         }
         # what the small study writes down of every step is not what a search does
-        base = {name: value for name, value in base_config(data, STEPS).items() if name != "logging"}
+        base = {name: value for name, value in base_config(data, steps).items() if name != "logging"}
         (folder / "base.yaml").write_text(yaml.safe_dump(base))
         (folder / "space.yaml").write_text(yaml.safe_dump(space))
 
@@ -78,14 +79,14 @@ def measure(args: argparse.Namespace, work: Path) -> Data:
     if not data.exists():
         make_data(data)
     with tempfile.TemporaryDirectory(prefix="soak", dir=work) as folder:
-        search = Soaked(Path(folder), data.absolute())
+        search = Soaked(Path(folder), data.absolute(), args.steps)
         with contextlib.closing(search):
             search.start()
             samples = list(_watch(search, args.seconds, args.every))
             search.process.terminate()
             code = search.wait()
         states = Counter(str(record.state) for record in load_study(search.study).trials)
-    protocol = {"seconds": args.seconds, "every": args.every, "steps": STEPS, "disk": parse_size(DISK)}
+    protocol = {"seconds": args.seconds, "every": args.every, "steps": args.steps, "disk": parse_size(DISK)}
     protocol["nice"] = os.nice(0)
     return collect(protocol, samples, code, states, common.machine(len(common.cores())))
 
@@ -203,9 +204,9 @@ def render(data: Data) -> str:
     trials = sum(data["states"].values())
     states = ", ".join(f"{count} {state}" for state, count in sorted(data["states"].items()))
     each = data["a_trial"]
-    beside = f", with the cores that other work left it (nice {p['nice']})" if p["nice"] else ""
+    beside = f", with the cores that other work left it (nice {p['nice']})" if p.get("nice") else ""
     parts = [
-        "## A search that goes on",
+        f"## A search that goes on, trials of {p['steps']} steps",
         f"`ups search` of a small model for {p['seconds'] / 60:.0f} minutes, two trials of at most {p['steps']} steps "
         f"at a time: {trials} trials ({states}), ended by SIGTERM with exit code {data['code']}. `resources.disk` is "
         f"{shown_size(p['disk'])}. Looked at every {p['every']:g} s; the first quarter is left out; the growth of a "
@@ -233,13 +234,16 @@ def _no_work(request: Data, folder: Path) -> Data:
 
 def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     made = parser(__doc__, NAME, seeds=False)
+    made.add_argument("--steps", type=int, default=STEPS, help=f"of a trial at most [{STEPS}]")
     made.add_argument("--seconds", type=float, help="of the search, from its first ended trial [1200]")
     made.add_argument("--every", type=float, help="seconds between two looks [5]")
     return settle(made.parse_args(words), seconds=(20.0, 1200.0), every=(1.0, 5.0))
 
 
 def main() -> None:
-    Script(NAME, measure, _no_work, render).run(_arguments())
+    args = _arguments()
+    name = NAME if args.steps == STEPS else f"{NAME}_{args.steps}"
+    Script(name, measure, _no_work, render).run(args)
 
 
 if __name__ == "__main__":
