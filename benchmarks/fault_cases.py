@@ -249,7 +249,7 @@ def _cluster(search: Search) -> Raylets:
 
 
 def _trained_on(search: Search, numbers: Sequence[int], note: str = "", dead: Collection[int] = ()) -> Hit:
-    """Wait until all of the trials have trained a step more.
+    """Wait until all of the trials have trained a step more, or have ended: one may have been hit after its last step.
 
     Args:
         dead: processes that do not count: they may outlive whoever ended them for a moment.
@@ -259,7 +259,8 @@ def _trained_on(search: Search, numbers: Sequence[int], note: str = "", dead: Co
     def has(number: int) -> bool:
         if number not in before and search.pid_of(number) not in {0, *dead}:
             before[number] = len(search.steps(number))
-        return number in before and len(search.steps(number)) > before[number]
+        trained = number in before and len(search.steps(number)) > before[number]
+        return trained or number in search.ended()
 
     # every one is looked at each time
     search.until("training after the fault", lambda: not [number for number in numbers if not has(number)])

@@ -50,7 +50,8 @@ def test_tune_keeps_no_results_of_trials_that_have_ended(make_plan, trainer, tmp
     assert len(looks.kept) == TRIALS - 1  # the last one ends in this moment
     for trial in looks.kept:
         kept = trial.run_metadata
-        assert (kept.last_result, kept.metric_analysis, kept.metric_n_steps) == ({}, {}, {})
+        assert kept.last_result.keys() <= {"trial_id"}  # Tune puts that there whenever it is asked for a result
+        assert (kept.metric_analysis, kept.metric_n_steps) == ({}, {})
         assert (trial.config, trial.evaluated_params, trial._default_result_or_future) == ({}, {}, None)
     assert len({id(trial.placement_group_factory) for trial in looks.kept}) == 1
     assert capfd.readouterr() == ("", "")
