@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,17 @@ def test_a_node_with_a_folder_of_its_own_is_no_shared_store(monkeypatch, tmp_pat
     assert all(finding.ok for finding in shared_store(str(tmp_path)))
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.fixture
+def nothing_open() -> Iterator[None]:
+    """fsspec keeps what it has opened, with the server that the environment named then."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("ray_session", "nothing_open")
 @pytest.mark.parametrize("limit", ["the client's", "ours"])
 def test_a_store_that_accepts_and_never_answers_is_a_line_for_everybody(monkeypatch, limit):
     server = socket.create_server(("127.0.0.1", 0))

@@ -27,15 +27,18 @@ def starts(folder, number):
     return (folder / "runs" / f"{number:04d}" / "starts").read_text().split()
 
 
-def test_every_trial_of_a_search_ends_where_it_belongs(make_plan, trainer, tmp_path, capfd):
+def test_every_trial_of_a_search_ends_where_it_belongs(make_plan, base, trainer, tmp_path, capfd):
     def curve(config, k):
         rate = config.stages.operator.optimizer.lr
         if config.latent.tokens == 32 and k == 2:
             raise ZeroDivisionError("tokens\nare cursed")
         return Status.EXPLODED if rate > 0.1 else abs(math.log(rate / 0.01)) + 1 / k
 
+    # one of every kind for certain, whatever is sampled
+    starts_at = ({LR: 0.01, "latent.tokens": 32}, {LR: 1.0}, *[{LR: 1e-4, "latent.tokens": n} for n in (16, 64)])
+    plan = make_plan(trials=24, start_from=tuple(base.override(point) for point in starts_at))
     folder = tmp_path / "s"
-    summary = run_search(make_plan(trials=24), folder, trainer=trainer(curve))
+    summary = run_search(plan, folder, trainer=trainer(curve))
     assert [record.number for record in summary.records] == list(range(24))
     expected = {Status.COMPLETE, Status.PRUNED, Status.EXPLODED, Status.FAILED}
     assert {record.state for record in summary.records} == expected
