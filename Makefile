@@ -47,7 +47,7 @@ bench: data/demo.h5
 	$(PYTHON) benchmarks/search_overhead.py
 	$(PYTHON) benchmarks/faults.py
 	$(PYTHON) benchmarks/soak.py
-	$(PYTHON) benchmarks/soak.py --steps 6400
+	$(PYTHON) benchmarks/soak.py --steps 1600 --seconds 1800
 	$(PYTHON) benchmarks/report_page.py
 	$(PYTHON) benchmarks/ddp.py
 	$(PYTHON) benchmarks/tpe_vs_random.py --trials 40 --override stages.operator.epochs=8

@@ -17,7 +17,7 @@ from typing import Protocol
 from replay_table import LATENTS, StageRun
 
 from ups.core.types import Status
-from ups.training.pipeline import SEARCH
+from ups.training.stage_order import SEARCH
 
 
 @dataclass(frozen=True)

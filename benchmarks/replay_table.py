@@ -13,7 +13,7 @@ from stage_grid import GROUPS
 
 from ups.config import RunConfig
 from ups.core.types import Status
-from ups.training.pipeline import SEARCH
+from ups.training.stage_order import SEARCH
 
 LATENTS = "latents"
 """stage -> what later stages train on, encoded once for each operator"""

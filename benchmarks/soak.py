@@ -1,13 +1,13 @@
 """A search that goes on and on: what its memory, its open files and its disk come to in a day.
 
     python benchmarks/soak.py                 # 20 minutes on two cores, as many trials as possible
-    python benchmarks/soak.py --steps 6400    # trials that train for longer: a section of its own
+    python benchmarks/soak.py --steps 1600 --seconds 1800    # trials that train for longer: a section of its own
     python benchmarks/soak.py --report-only   # the section of RESULTS.md again, from the JSON
 
 `ups search` as a user starts it, with real training in short trials, so that as many as possible begin and end, and
 with room for few checkpoints, so that they have to go. What all its processes hold is looked at from outside every few
-seconds; the slope over the last three quarters of the time is taken for that of a day. Memory is the proportional set
-size: pages that several processes share count once.
+seconds; the slope over the second half of the time is taken for that of a day, since the processes of trials grow until
+each has had some 150 of them. Memory is the proportional set size: pages that several processes share count once.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _size(folder: Path) -> int:
 
 def collect(protocol: Data, samples: Sequence[Data], code: int, states: Data, machine: Data) -> Data:
     """Everything that was measured as one JSON-able record."""
-    late = [each for each in samples if each["seconds"] >= protocol["seconds"] / 4]
+    late = [each for each in samples if each["seconds"] >= protocol["seconds"] / 2]
     if len(late) < 3:
         raise UserError("--seconds: too short, there is nothing to extrapolate")
     days = {name: slope(late, name) * DAY_SECONDS for name in samples[0] if name != "seconds"}
@@ -209,9 +209,9 @@ def render(data: Data) -> str:
         f"## A search that goes on, trials of {p['steps']} steps",
         f"`ups search` of a small model for {p['seconds'] / 60:.0f} minutes, two trials of at most {p['steps']} steps "
         f"at a time: {trials} trials ({states}), ended by SIGTERM with exit code {data['code']}. `resources.disk` is "
-        f"{shown_size(p['disk'])}. Looked at every {p['every']:g} s; the first quarter is left out; the growth of a "
+        f"{shown_size(p['disk'])}. Looked at every {p['every']:g} s; the first half is left out; the growth of a "
         f"day is the median slope, at {day['trials']:,.0f} trials a day.",
-        table(["", "after a quarter", "at the end", "growth in a day"], rows),
+        table(["", "after a half", "at the end", "growth in a day"], rows),
         f"Memory and open files are {'flat' if data['flat'] else '**not flat**'} (aim: a day adds at most "
         f"{shown_size(MEMORY_AIM)} and {FILES_AIM:.0f} files). It is {_signed(each['memory'])} a trial: a day of "
         f"trials of a minute each, {MINUTES_DAY:,} of them, would add {_signed(MINUTES_DAY * each['memory'])}. The "

@@ -39,7 +39,8 @@ from ups.inference.surrogate import Surrogate
 from ups.run import build_run_surrogate
 from ups.training.keys import stage_keys
 from ups.training.loop import Stage
-from ups.training.pipeline import DEPLOYED_AS, Pipeline
+from ups.training.pipeline import Pipeline
+from ups.training.stage_order import DEPLOYED_AS
 
 
 def record(seed: int, grid: Grid, folder: Path) -> None:

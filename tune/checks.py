@@ -18,7 +18,7 @@ from tune.study import Plan, load_study
 from ups.config import RunConfig, diff, find_shipped, load_config, read_yaml
 from ups.core.errors import ConfigError
 from ups.core.schema import unknown_key
-from ups.training.pipeline import SEARCH
+from ups.training.stage_order import SEARCH
 
 _FIXED = ("task", "runtime.seed")
 _FIXED_EVERYWHERE = ("validations",)

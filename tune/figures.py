@@ -10,7 +10,7 @@ from tune.objectives import HEADINGS, best_of, broken, is_eligible, noise_floor,
 from tune.study import StudyFolder, TrialRecord
 from ups.core.types import Status
 from ups.pages.charts import AMBER, BLUE, GREY, RED, Axis, Bundle, Layer, Line, Mark, Points, chart, short
-from ups.training.pipeline import SEARCH, StagesConfig
+from ups.training.stage_order import SEARCH, StagesConfig
 
 SCORE = Axis("validation rollout_nrmse")
 CURVES = 300

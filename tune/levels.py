@@ -13,7 +13,7 @@ from tune.space import Space
 from ups.config import RunConfig
 from ups.core.errors import ConfigError
 from ups.training.keys import stage_keys
-from ups.training.pipeline import DEPLOYED_AS, SEARCH
+from ups.training.stage_order import DEPLOYED_AS, SEARCH
 
 STAGES = ("operator", *DEPLOYED_AS, SEARCH)
 """every stage in the order of a run; the last one, the search at test time, trains nothing"""

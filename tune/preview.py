@@ -26,7 +26,7 @@ from ups.run import build_run_surrogate, count_parameters
 from ups.training.batches import WindowSampler
 from ups.training.latents import Pairs
 from ups.training.loop import Stage
-from ups.training.pipeline import DEPLOYED_AS
+from ups.training.stage_order import DEPLOYED_AS
 from ups.training.stages.consistency_distill import ConsistencyDistillStage
 from ups.training.stages.diff_residual import DiffResidualStage
 from ups.training.stages.operator import OperatorStage

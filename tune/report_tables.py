@@ -15,7 +15,7 @@ from tune.sharing import Prefix, all_of
 from tune.study import StudyFolder, TrialRecord
 from ups.core.types import Status
 from ups.pages.page import details, remark, table
-from ups.training.pipeline import StagesConfig
+from ups.training.stage_order import StagesConfig
 
 BEST_ROWS = 10
 STOPPED_ROWS = 200

@@ -10,7 +10,7 @@ from tune.sharing import Prefix, all_of
 from tune.study import StudyFolder
 from ups.core.types import Status
 from ups.pages.charts import AMBER, figure, legend_key, px, short
-from ups.training.pipeline import StagesConfig
+from ups.training.stage_order import StagesConfig
 
 WIDTH, TOP, HEIGHT, GAP = 440, 38, 300, 8
 SMALLEST = 7.0

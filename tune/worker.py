@@ -27,7 +27,7 @@ from ups.config import RunConfig
 from ups.core.errors import ConfigError, StageBusy
 from ups.core.tracking import Shown, Tracker
 from ups.core.types import Progress, Report, RunResult, Status
-from ups.training.pipeline import found_stages
+from ups.training.stage_results import found_stages
 
 HEARTBEAT_SECONDS = 1.0
 """at most one report in this time besides those with a score: each costs a round trip to the driver"""

@@ -20,8 +20,8 @@ from ups.data.task import TaskConfig
 from ups.inference.build import ModelConfig
 from ups.inference.search_config import SearchConfig
 from ups.inference.surrogate import Correction
-from ups.training.pipeline import DEPLOYED_AS, SEARCH, StagesConfig
 from ups.training.stage_config import LoggingConfig
+from ups.training.stage_order import DEPLOYED_AS, SEARCH, StagesConfig
 
 
 class RunConfig(ModelConfig):

@@ -26,7 +26,9 @@ from ups.evaluation.runs import RESULT, load_result
 from ups.evaluation.searched import with_search
 from ups.inference.surrogate import Surrogate
 from ups.training.keys import key_until, stage_keys
-from ups.training.pipeline import DEPLOYED_AS, Pipeline, await_stages
+from ups.training.pipeline import Pipeline
+from ups.training.stage_order import DEPLOYED_AS
+from ups.training.stage_results import await_stages
 
 
 def ignore(progress: Progress) -> None:

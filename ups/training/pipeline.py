@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
 
 from ups.core.checkpoint import BEST, LAST, Checkpoint, copy_of, load_checkpoint, save_checkpoint
 from ups.core.errors import DataError
@@ -28,9 +25,8 @@ from ups.core.runtime import (
     own_randomness,
     peak_memory_gib,
     reset_peak_memory,
-    write_atomic,
 )
-from ups.core.schema import Schema, fingerprint
+from ups.core.schema import fingerprint
 from ups.core.store import Store
 from ups.core.types import Progress, Report, Status
 from ups.data.task import Task
@@ -46,54 +42,16 @@ from ups.training.latents import VERSION as LATENTS_VERSION
 from ups.training.latents import Pairs, open_pairs, residual_scale, write_pairs
 from ups.training.loop import Stage, StageResult, train_stage
 from ups.training.stage_config import LoggingConfig, StageConfig
+from ups.training.stage_order import DEPLOYED_AS, SEARCH, StagesConfig
+from ups.training.stage_results import copy_stage, load_own, load_result, save_result
 from ups.training.stages.consistency_distill import ConsistencyDistillStage
 from ups.training.stages.diff_residual import DiffResidualStage
 from ups.training.stages.operator import OperatorStage
 from ups.training.stages.steady_prior import SteadyPriorStage
 from ups.training.takeover import adopt, copy_state, take_over
 
-DEPLOYED_AS: dict[str, Correction] = {
-    "diff_residual": "diffusion",
-    "consistency_distill": "student",
-    "steady_prior": "prior",
-}
-SEARCH = "inference"
-"""what the search at test time is called beside the stages"""
-_RESULT = "result.json"
 _GONE_AT_MOST = 5
 """times that latents are removed between being found and being read; more is a store that workers see differently"""
-
-
-class StagesConfig(Schema):
-    """The stages in the order in which they are trained; `epochs: 0`, or null, leaves a later one out."""
-
-    operator: OperatorStage.Config = Field(default_factory=OperatorStage.Config)
-    diff_residual: DiffResidualStage.Config = Field(default_factory=DiffResidualStage.Config)
-    consistency_distill: ConsistencyDistillStage.Config = Field(default_factory=ConsistencyDistillStage.Config)
-    steady_prior: SteadyPriorStage.Config = Field(default_factory=SteadyPriorStage.Config)
-
-    @field_validator("diff_residual", "consistency_distill", "steady_prior", mode="before")
-    @classmethod
-    def _null_is_off(cls, value: Any) -> Any:
-        return {} if value is None else value
-
-    def later(self) -> list[str]:
-        """The names of the stages after the operator's that are on."""
-        return [name for name in DEPLOYED_AS if getattr(self, name).epochs > 0]
-
-    def check(self, *, steady: bool, has_latent: bool) -> None:
-        """Raises ValueError for stages that do not go together, or not with the task."""
-        later = self.later()
-        if later and not has_latent:
-            raise ValueError(f"a baseline has no latent: stages.{later[0]}.epochs must be 0")
-        if "consistency_distill" in later and "diff_residual" not in later:
-            raise ValueError("stages.consistency_distill needs a teacher: stages.diff_residual.epochs must be above 0")
-        if steady and "diff_residual" in later:
-            raise ValueError(
-                "a steady task has no time: its prior is stages.steady_prior, set diff_residual.epochs to 0"
-            )
-        if not steady and "steady_prior" in later:
-            raise ValueError("stages.steady_prior is for steady tasks, set its epochs to 0")
 
 
 @dataclass(frozen=True)
@@ -211,7 +169,7 @@ class Pipeline:
         """The stage's result and whether it was found; afterwards its weights are in place."""
         folder = self.folder / "checkpoints" / name
         # a run that is resumed has its own copy of what it finished, even where the store was emptied since
-        own = self.ranks.lead(lambda: _load_own(folder / _RESULT) if self.resume else None)
+        own = self.ranks.lead(lambda: load_own(folder) if self.resume else None)
         result, reused = own or self._find_or_train(name, folder)
         if result.status is Status.COMPLETE:
             self._load(name, folder)
@@ -257,7 +215,7 @@ class Pipeline:
             return None
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            result = _load_result(found / _RESULT)
+            result = load_result(found)
             if result.status is Status.COMPLETE:
                 shutil.copyfile(found / BEST, folder / BEST)
             for checkpoint in (LAST, BEST):  # of a part that this run had trained itself
@@ -266,7 +224,7 @@ class Pipeline:
             return None
         if result.status is not Status.COMPLETE:
             result = replace(result, reason=f"{result.reason} (known from an earlier run)")
-        write_atomic(folder / _RESULT, json.dumps({**_plain(result), "reused": True}).encode())
+        save_result(folder, result, reused=True)
         return result
 
     def _train(self, name: str, folder: Path, lease: Lease | None) -> StageResult:
@@ -294,11 +252,11 @@ class Pipeline:
 
     def _publish(self, name: str, folder: Path, result: StageResult, lease: Lease | None) -> None:
         """Write down how a stage ended; where that holds for every run, in the store, too."""
-        write_atomic(folder / _RESULT, json.dumps(_plain(result)).encode())
+        save_result(folder, result)
         for checkpoint in (LAST, BEST):
             copy_of(folder / checkpoint).unlink(missing_ok=True)
         if self._is_for_all(result):
-            fill: Callable[[Path], None] = lambda temporary: _copy_stage(folder, temporary, result)  # noqa: E731
+            fill: Callable[[Path], None] = lambda temporary: copy_stage(folder, temporary, result)  # noqa: E731
             self.store.publish(self.keys[name], fill, what=name, seconds=result.seconds, folder=folder)
             assert lease is not None
             lease.settle()
@@ -508,57 +466,3 @@ class Pipeline:
             self.report(progress)
 
         return report
-
-
-def found_stages(run: Path) -> dict[str, float]:
-    """Stages that the run in a folder has found in its store so far -> seconds that they took whoever trained them."""
-    found = {}
-    for path in (run / "checkpoints").glob(f"*/{_RESULT}"):
-        data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if data.get("reused"):
-            found[path.parent.name] = float(data["seconds"])
-    return found
-
-
-def await_stages(keys: Mapping[str, str], store: Store, run: Path, *, wait: bool) -> None:
-    """Return when nobody else trains the first stage that a run has to train.
-
-    Raises:
-        StageBusy: somebody does, and `wait` is false.
-    """
-    for name, key in keys.items():
-        if not (run / "checkpoints" / name / _RESULT).is_file() and not store.has(key):
-            store.wait_for(key, name, wait=wait)
-            if not store.has(key):
-                return
-
-
-def _copy_stage(folder: Path, temporary: Path, result: StageResult) -> None:
-    """What is published of a stage: of one that failed the verdict alone."""
-    for name in (BEST, _RESULT) if result.status is Status.COMPLETE else (_RESULT,):
-        shutil.copyfile(folder / name, temporary / name)
-
-
-def _plain(result: StageResult) -> dict[str, Any]:
-    return {**asdict(result), "status": str(result.status)}
-
-
-def _load_own(path: Path) -> tuple[StageResult, bool] | None:
-    """How a stage ended in this run and whether it was found then; None if it did not end, or what it left is damaged:
-    then it is found in the store, or its end is trained again."""
-    if not path.is_file():
-        return None
-    result = _load_result(path)
-    if result.status is Status.COMPLETE:
-        try:
-            load_checkpoint(path.with_name(BEST))
-        except DataError as error:
-            warnings.warn(f"{error}; the stage is taken from the store, or trained again", stacklevel=2)
-            return None
-    return result, bool(json.loads(path.read_text()).get("reused"))
-
-
-def _load_result(path: Path) -> StageResult:
-    data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    known = {name: data[name] for name in StageResult.__dataclass_fields__}
-    return StageResult(**{**known, "status": Status(data["status"])})
