@@ -12,22 +12,19 @@ Scores are logarithms here: stages multiply an error.
 
 from __future__ import annotations
 
-import json
-import math
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tune.checks import random_value
 from tune.domain import Value
 from tune.levels import STAGES
+from tune.prefixes import Node, furthest, key_of, last_of, last_stage, log_score
+from tune.prospects import STRIKES, Prospects
 from tune.space import Space
 from tune.trial import DIVERGED, Outcome
 from tune.views import Shelf
@@ -38,58 +35,8 @@ EXPLORE = 0.1
 """share of proposals that open a root whatever the comparison says"""
 CONSIDERED = 20
 """prefixes of a level that are compared, the best"""
-_MEMORY = 300
-"""latest outcomes that an expectation rests on"""
-_PRIOR_GAIN, _PRIOR_SPREAD, _PRIOR_WEIGHT = -0.02, 0.1, 3.0
-"""of the logarithm of the score, before anything is known"""
-_STRIKES = 3
-"""trials below a prefix that all were spoiled, after which nothing is expected of it"""
-_PRIOR_REST = -0.2
-"""of the logarithm of what a trial gains from a milestone to its end"""
-_NOT_AGAIN = 0.5
-"""chance that a prefix which is taken up again is not stopped once more"""
-_SMALLEST = 1e-300
 _ATTEMPTS, _DRAWS = 4, 20
 """proposals below a prefix that turn out to be known until chance draws instead, and until what is left is counted"""
-
-NOMINAL_SECONDS = {"operator": 50.0, "diff_residual": 30.0, "consistency_distill": 15.0, "steady_prior": 30.0}
-"""of a stage where measured times may not decide: their ratios are those of an ordinary run"""
-_NOMINAL_SEARCH = 5.0
-
-
-@dataclass(eq=False)
-class Node:
-    """A prefix: what some trials have in common down to a level."""
-
-    level: int
-    params: dict[str, Value]
-    """of this level alone"""
-    above: Node | None
-    number: int
-    """of the trial that opened it"""
-    score: float | None = None
-    """at the end of its stage"""
-    best: float | None = None
-    """of a complete, feasible trial through it"""
-    is_open: bool = False
-    """a trial came through it: its stage is finished, and nobody below waits for it"""
-    is_exhausted: bool = False
-    """everything below it was tried"""
-    running: int = 0
-    gains: list[float] = field(default_factory=list)
-    """final minus own score of the trials that branched here"""
-    stopped: tuple[int, float] | None = None
-    """step and score of the milestone at which its stage was stopped; its checkpoint can be taken up there"""
-    stops: int = 0
-    """how often"""
-    spoiled: int = 0
-    """trials that diverged below, or broke a constraint"""
-    nodes: dict[str, Node] = field(default_factory=dict)
-
-    @property
-    def prefix(self) -> dict[str, Value]:
-        """Values of every name down to this level."""
-        return {} if self.above is None else {**self.above.prefix, **self.params}
 
 
 @dataclass(frozen=True)
@@ -117,11 +64,11 @@ class StageTree:
             nominal_costs: weigh stages by fixed costs: what was measured in seconds never comes out twice.
             shares: False proposes roots alone, which is TPE.
         """
-        self._space, self._names = space, levels
+        self._space = space
         # a level without names of its own cannot differ: it goes with the one above
         self.levels = sorted(set(levels.values())) if shares else [0]
         self._level_of = {name: self._place(level) for name, level in levels.items()}
-        self._startup, self._nominal = startup, nominal_costs
+        self._startup = startup
         self.trunk = Node(-1, {}, None, -1, score=0.0, is_open=True)
         domains = [
             {name: domain for name, domain in space.domains.items() if self._level_of[name] == level}
@@ -129,20 +76,13 @@ class StageTree:
         ]
         self._shelves = [Shelf(each) for each in domains]
         self._open: list[list[Node]] = [[] for _ in self.levels]
-        self._gains: list[deque[float]] = [deque(maxlen=_MEMORY) for _ in self.levels]
         self._stopped: list[list[Node]] = [[] for _ in self.levels]
-        self._rest: dict[int, deque[float]] = {}
-        """step of a milestone -> final minus score there, of the complete trials that passed it"""
         self._taken_up: set[int] = set()
-        self._costs: list[deque[float]] = [deque(maxlen=_MEMORY) for _ in range(len(self.levels) + 1)]
-        self._stage_seconds: dict[str, deque[float]] = {stage: deque(maxlen=_MEMORY) for stage in STAGES}
-        self._gain_arrays: list[NDArray[np.float64] | None] = [None for _ in self.levels]
-        self._roots_ended = 0
         self._roots_opened = 0
-        self._spoiled: list[deque[bool]] = [deque(maxlen=_MEMORY) for _ in self.levels]
         assert isinstance(space.base, RunConfig)
         on = stages_of(space.base)
-        self._stages = [stage for place, stage in enumerate(STAGES) if stage in on or place in self.levels]
+        stages = [stage for place, stage in enumerate(STAGES) if stage in on or place in self.levels]
+        self._prospects = Prospects(self.levels, stages, nominal=nominal_costs)
         self._branched_at: dict[int, int] = {}
         self._refused: dict[str, Node] = {}
         """combinations that are infeasible"""
@@ -155,9 +95,9 @@ class StageTree:
         node = self.trunk
         branched = None
         for level, own in enumerate(self._split(params)):
-            below = node.nodes.get(_key(own))
+            below = node.nodes.get(key_of(own))
             if below is None:
-                below = node.nodes[_key(own)] = Node(level, own, node, number)
+                below = node.nodes[key_of(own)] = Node(level, own, node, number)
                 self._shelves[level].running(below, number, own)
                 branched = level - 1 if branched is None else branched
             elif below.stopped is not None:
@@ -180,19 +120,19 @@ class StageTree:
         for node in nodes[1:]:
             node.running -= 1
         for stage, seconds in outcome.stage_seconds.items():
-            if outcome.state is Status.COMPLETE or stage != _last(outcome.stage_seconds):
-                self._stage_seconds[stage].append(seconds)
+            if outcome.state is Status.COMPLETE or stage != last_of(outcome.stage_seconds):
+                self._prospects.note_stage(stage, seconds)
         if outcome.state in (Status.FAILED, Status.INTERRUPTED):
             for node in nodes[1:]:
                 if node.score is None and not node.running:
                     self._shelves[node.level].drop(node)
             return
         if number not in self._taken_up:
-            self._costs[branched + 1].append(sum(outcome.stage_seconds.values()))
+            self._prospects.note_cost(branched, sum(outcome.stage_seconds.values()))
         self._taken_up.discard(number)
         ended = self._ended_at(outcome, branched)
         scores = self._scores(outcome, ended)
-        final = _log(outcome.score) if outcome.state is Status.COMPLETE and feasible else None
+        final = log_score(outcome.score) if outcome.state is Status.COMPLETE and feasible else None
         for node in nodes[1:]:
             if scores[node.level] is not None:
                 node.score = scores[node.level]
@@ -202,7 +142,7 @@ class StageTree:
             elif node.level == ended and not node.is_open:
                 self._note_stop(node, outcome)
         if branched < 0:
-            self._roots_ended += 1
+            self._prospects.note_root()
         for node in nodes[max(1, branched + 1) : -1]:
             if node.level < ended and node.score is not None:
                 self._note_gain(node, outcome, final, scores, feasible)
@@ -211,24 +151,24 @@ class StageTree:
             for node in nodes[1:]:
                 node.best = final if node.best is None else min(node.best, final)
             for key, score in outcome.milestones.items():
-                self._rest.setdefault(_step(key), deque(maxlen=_MEMORY)).append(final - _log(score))
+                self._prospects.note_rest(key, final - log_score(score))
         for node in nodes[1:]:
             self._shelve(node, outcome, ended, feasible)
         for above, node in pairwise(nodes):
             if node.level > ended and not node.running and node.score is None and node.stopped is None:
                 # its stage was never reached: it may be proposed again, should the prefix be taken up
-                del above.nodes[_key(node.params)]
+                del above.nodes[key_of(node.params)]
                 above.is_exhausted = False
                 break
         if outcome.state is Status.INFEASIBLE:
             # which of the values do not go together is not known: with others, each may be proposed again
             opened = nodes[branched + 2]
             assert opened.above is not None
-            self._refused[_key(params)] = opened.above.nodes.pop(_key(opened.params))
+            self._refused[key_of(params)] = opened.above.nodes.pop(key_of(opened.params))
 
     def _note_stop(self, node: Node, outcome: Outcome) -> None:
         """Its stage did not come to its end; below the last one taking it up would be the same trial once more."""
-        step, score = _furthest(outcome)
+        step, score = furthest(outcome)
         is_last = node.level == len(self.levels) - 1
         if outcome.state is not Status.PRUNED or is_last or score is None or node.stopped is not None:
             return
@@ -243,15 +183,12 @@ class StageTree:
         """What one more trial below `node` came to, in the unit of its score; what was left out gained nothing."""
         assert node.score is not None
         is_spoiled = outcome.state in DIVERGED or not feasible
-        self._spoiled[node.level].append(is_spoiled)
-        node.spoiled += is_spoiled
+        self._prospects.note_spoiled(node, is_spoiled)
         if is_spoiled:
             return
         known = [score for score in scores if score is not None]
         last = final if final is not None else (known[-1] if known else node.score)
-        node.gains.append(last - node.score)
-        self._gains[node.level].append(last - node.score)
-        self._gain_arrays[node.level] = None
+        self._prospects.note_gain(node, last - node.score)
 
     def _shelve(self, node: Node, outcome: Outcome, ended: int, feasible: bool) -> None:
         """What a level learns of a prefix."""
@@ -269,13 +206,13 @@ class StageTree:
             (node.level == ended and outcome.state in DIVERGED)
             # which of its stages breaks a constraint is not known, nor which is to blame where all below diverges
             or (outcome.state is Status.COMPLETE and not feasible)
-            or (node.spoiled >= _STRIKES - 1 and not node.gains)
+            or (node.spoiled >= STRIKES - 1 and not node.gains)
         ):
             shelf.diverged(node, node.number, node.params)
         else:
-            step, score = _furthest(outcome)
+            step, score = furthest(outcome)
             if score is None:
-                score = _log(outcome.score) if outcome.score else 0.0
+                score = log_score(outcome.score) if outcome.score else 0.0
             shelf.stopped(node, node.number, node.params, step, score - start)
 
     # ------------------------------------------------------------------ proposing
@@ -328,7 +265,7 @@ class StageTree:
 
     def _is_new(self, params: Mapping[str, Value], node: Node) -> bool:
         """Whether it opens a prefix right below the node: one that is there already has a worth of its own."""
-        return _key(self._split(params)[node.level + 1]) not in node.nodes and _key(params) not in self._refused
+        return key_of(self._split(params)[node.level + 1]) not in node.nodes and key_of(params) not in self._refused
 
     def _choose(self, explores: bool, seconds_left: float | None, exhausted: set[Node]) -> tuple[Node, str] | None:
         """The prefix below which a second is worth most."""
@@ -336,7 +273,7 @@ class StageTree:
         for node in (self.trunk, *self._candidates()):
             if node in exhausted or node.is_exhausted:
                 continue
-            cost = self._cost_of(node)
+            cost = self._prospects.cost(node)
             if seconds_left is not None and cost is not None and cost > seconds_left:
                 continue
             gain = self._gain(node)
@@ -354,11 +291,10 @@ class StageTree:
     def _candidates(self) -> Iterator[Node]:
         """The most promising prefixes that have something below them, finished ones and such as were stopped."""
         for level, stopped in enumerate(self._stopped):
-            self._stopped[level] = sorted(stopped, key=self._promise_of_stopped)[: 4 * CONSIDERED]
+            self._stopped[level] = sorted(stopped, key=self._prospects.end_of_stopped)[: 4 * CONSIDERED]
             yield from self._stopped[level][:CONSIDERED]
         for level in range(len(self.levels) - 1):
-            pooled = self._gains[level]
-            expected = fmean(pooled) if pooled else _PRIOR_GAIN
+            expected = self._prospects.usual_gain(level)
             left = (node for node in self._open[level] if not node.is_exhausted)
             nodes = sorted(left, key=partial(_promise, expected=expected))
             if len(nodes) > 8 * CONSIDERED:  # the worst never come back
@@ -367,80 +303,10 @@ class StageTree:
             yield from nodes[:CONSIDERED]
 
     def _gain(self, node: Node) -> float:
-        """Expected improvement of the best score, in logarithms."""
+        """Expected improvement of the best score; before there is one, of a root alone."""
         if self.best is None:
             return 1.0 if node.level < 0 else 0.0
-        if node.level < 0:
-            return self._gain_of_a_root()
-        if node.stopped is not None:
-            return self._gain_of_stopped(node)
-        assert node.score is not None
-        # what the latest trials gained below any prefix of this level, had they been here, beside a normal prior
-        above = node.score - self.best
-        pooled = self._gain_arrays[node.level]
-        if pooled is None:
-            pooled = self._gain_arrays[node.level] = np.array(self._gains[node.level])
-        known = float(np.maximum(0.0, -above - pooled).sum())
-        prior = _expected_improvement(self.best, node.score + _PRIOR_GAIN, _PRIOR_SPREAD)
-        expected = (known + _PRIOR_WEIGHT * prior) / (len(pooled) + _PRIOR_WEIGHT)
-        # none of its own improved on what is the best: the chance that the next one does falls as 1/n
-        return self._sound_share(node) * expected * _PRIOR_WEIGHT / (len(node.gains) + _PRIOR_WEIGHT)
-
-    def _gain_of_a_root(self) -> float:
-        """Of n independent draws the next is a record with chance 1/(n + 1), and then by about the distance of the
-        best ones from each other (N. Glick, Breaking records and breaking boards, 1978)."""
-        bests = sorted(node.best for node in self._open[0] if node.best is not None)[:3]
-        step = (bests[-1] - bests[0]) / (len(bests) - 1) if len(bests) > 1 else _PRIOR_REST
-        return max(abs(step), 0.01) / (self._roots_ended + 1)
-
-    def _sound_share(self, node: Node) -> float:
-        """Share of the trials below that come to a score which counts; none after enough that did not."""
-        if not node.gains and node.spoiled >= _STRIKES:
-            return 0.0
-        pooled = self._spoiled[node.level]
-        usual = (len(pooled) - sum(pooled) + 1) / (len(pooled) + 1)
-        return (len(node.gains) + _PRIOR_WEIGHT * usual) / (len(node.gains) + node.spoiled + _PRIOR_WEIGHT)
-
-    def _gain_of_stopped(self, node: Node) -> float:
-        """Of taking it up where it was stopped: it is expected to gain what others gained from there on."""
-        assert node.stopped is not None
-        assert self.best is not None
-        step, score = node.stopped
-        rest = self._rest.get(step, ())
-        known = sum(max(0.0, self.best - score - each) for each in rest)
-        prior = _expected_improvement(self.best, score + _PRIOR_REST, -_PRIOR_REST)
-        expected = (known + _PRIOR_WEIGHT * prior) / (len(rest) + _PRIOR_WEIGHT)
-        return expected * _NOT_AGAIN**node.stops
-
-    def _usual_rest(self, step: int) -> float:
-        rest = self._rest.get(step, ())
-        return (sum(rest) + _PRIOR_WEIGHT * _PRIOR_REST) / (len(rest) + _PRIOR_WEIGHT)
-
-    def _promise_of_stopped(self, node: Node) -> float:
-        assert node.stopped is not None
-        return node.stopped[1] + self._usual_rest(node.stopped[0])
-
-    def _cost_of(self, node: Node) -> float | None:
-        """Seconds of one more trial below the prefix; None while nothing is known."""
-        below = self._cost(node.level)
-        if node.stopped is None:
-            return below
-        stage, share = STAGES[node.stopped[0] // 1000], node.stopped[0] % 1000 / 999
-        measured = self._stage_seconds[stage]
-        whole = NOMINAL_SECONDS.get(stage, _NOMINAL_SEARCH) if self._nominal or not measured else fmean(measured)
-        return (below or 0.0) + (1 - share) * whole
-
-    def _cost(self, level: int) -> float | None:
-        """Seconds that a trial takes which branches at `level`; None while nothing is known."""
-        first = self.levels[level + 1]
-        stages = [stage for stage in self._stages if STAGES.index(stage) >= first]
-        if self._nominal:
-            return sum(NOMINAL_SECONDS.get(stage, _NOMINAL_SEARCH) for stage in stages)
-        measured = self._costs[level + 1]
-        if len(measured) >= 3:
-            return fmean(measured)
-        known = [fmean(self._stage_seconds[stage]) for stage in stages if self._stage_seconds[stage]]
-        return sum(known) if known else None
+        return self._prospects.gain(node, self.best, self._open[0])
 
     def _fill(self, node: Node, seed: int) -> dict[str, Value]:
         """The prefix and a value for every name below it."""
@@ -476,7 +342,7 @@ class StageTree:
         node = self.trunk
         yield node
         for own in self._split(params):
-            node = node.nodes[_key(own)]
+            node = node.nodes[key_of(own)]
             yield node
 
     def _scores(self, outcome: Outcome, ended: int) -> list[float | None]:
@@ -485,12 +351,12 @@ class StageTree:
         scores: list[float | None] = []
         latest = None
         milestones = {key: score for key, score in outcome.milestones.items() if key.endswith(":1")}
-        through = ended + (f"{_last_stage(outcome)}:1" in milestones)
+        through = ended + (f"{last_stage(outcome)}:1" in milestones)
         ends = [*self.levels[1:], len(STAGES)]
         for level, end in enumerate(ends):
             for stage in STAGES[:end]:
                 if f"{stage}:1" in milestones:
-                    latest = _log(milestones[f"{stage}:1"])
+                    latest = log_score(milestones[f"{stage}:1"])
             scores.append(latest if level < through else None)
         return scores
 
@@ -500,46 +366,9 @@ class StageTree:
             return len(self.levels)
         if outcome.state is Status.INFEASIBLE:
             return branched + 1
-        return self._place(STAGES.index(_last_stage(outcome)))
+        return self._place(STAGES.index(last_stage(outcome)))
 
 
 def _promise(node: Node, expected: float) -> float:
     assert node.score is not None
     return node.score + (min(node.gains) if node.gains else expected)
-
-
-def _expected_improvement(best: float, mean: float, spread: float) -> float:
-    """E[max(0, best - y)] for a normal y (J. Mockus, 1978)."""
-    z = (best - mean) / spread
-    density = math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return spread * (z * 0.5 * math.erfc(-z / math.sqrt(2)) + density)
-
-
-def _furthest(outcome: Outcome) -> tuple[int, float | None]:
-    """How far it came, as a number that grows along the stages, and its score there."""
-    if not outcome.milestones:
-        return 0, None
-    key = max(outcome.milestones, key=_step)
-    return _step(key), _log(outcome.milestones[key])
-
-
-def _step(milestone: str) -> int:
-    stage, share = milestone.split(":")
-    return 1000 * STAGES.index(stage) + round(999 * float(share))
-
-
-def _last_stage(outcome: Outcome) -> str:
-    """In which it ended."""
-    return _last(outcome.stage_seconds) or next(reversed([*outcome.milestones]), "operator:1").split(":")[0]
-
-
-def _last(stages: Mapping[str, Any]) -> str | None:
-    return next(reversed([*stages]), None)
-
-
-def _key(params: Mapping[str, Value]) -> str:
-    return json.dumps(params, sort_keys=True)
-
-
-def _log(score: float | None) -> float:
-    return math.log(max(score or 0.0, _SMALLEST))
