@@ -13,11 +13,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from s3_server import S3Server
 
 import tune.ray_env  # noqa: F401  (before any test module imports Ray)
 
 torch.set_num_threads(1)
+# an example takes as long as a busy machine needs for it, and the first one may compile a kernel
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 # a shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -4,13 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from ups.data.pdebench import write_tensor_file
-
-# the first example of a test may compile a kernel
-settings.register_profile("data", deadline=None)
-settings.load_profile("data")
 
 
 @pytest.fixture(autouse=True)
