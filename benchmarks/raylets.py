@@ -28,7 +28,8 @@ class Raylets:
     """A cluster whose head has no dashboard, whose dozen processes take longer to start than all others."""
 
     def __init__(self, head_cpus: int = 1) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="upsrl", dir="/tmp")
+        # what was killed may still write there for a moment
+        self.folder = tempfile.TemporaryDirectory(prefix="upsrl", dir="/tmp", ignore_cleanup_errors=True)
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         self._process = subprocess.Popen(
             [sys.executable, __file__, json.dumps({"num_cpus": head_cpus, "include_dashboard": False})],
@@ -53,7 +54,7 @@ class Raylets:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(60)
+        self._process.wait(180)
         self.folder.cleanup()
 
     def _tell(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def main() -> None:
         else:
             cluster.remove_node(added.pop(), allow_graceful=False)
             # the cluster finds it out later
-            cluster.wait_for_nodes(60)
+            cluster.wait_for_nodes(180)
         print(json.dumps(answer), flush=True)
     cluster.shutdown()
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a raylet and its agents on a busy machine need longer than Ray waits for them
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
 
 import pytest
 import torch
@@ -101,7 +104,8 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import ray
 
     # a short folder of its own: the paths of Ray's sockets must stay below 108 characters
-    with tempfile.TemporaryDirectory(prefix="upsray", dir="/tmp") as temporary:
+    # what Ray has killed may still write there for a moment
+    with tempfile.TemporaryDirectory(prefix="upsray", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         ray.init(
             num_cpus=2,
             include_dashboard=False,

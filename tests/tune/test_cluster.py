@@ -69,7 +69,7 @@ def ups(cluster, *arguments, **environment):
         env={**cluster.environment, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -85,7 +85,7 @@ def test_a_search_uses_a_node_that_joins_late_with_the_code_of_the_driver(cluste
     assert driver.stdout is not None
     assert driver.stdout.readline() == "started\n"
     cluster.add(num_cpus=1)
-    out, _ = driver.communicate(timeout=300)
+    out, _ = driver.communicate(timeout=900)
     assert json.loads(out) == ["COMPLETE"] * 6
     seen = [json.loads(path.read_text()) for path in sorted((tmp_path / "s" / "runs").glob("*/seen"))]
     assert len({each["node"] for each in seen}) == 2
