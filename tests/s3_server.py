@@ -1,4 +1,4 @@
-"""A server of the S3 protocol for tests: moto's, on a free port of 127.0.0.1, which can be made to misbehave."""
+"""A server of the S3 protocol for tests: moto's, on a port of 127.0.0.1, which can be made to misbehave."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from lasting_port import lasting_port
 
 REFUSAL = b"<Error><Code>ServiceUnavailable</Code><Message>try again</Message></Error>"
 DENIAL = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
@@ -25,7 +27,7 @@ class S3Server:
         """so many writes are done from now on, and answered with 503 all the same"""
         self.deny = False
         self.ignore_conditions = False
-        self._port = 0
+        self._port = lasting_port()
         self.start()
 
     @property
@@ -47,7 +49,6 @@ class S3Server:
                 return None
 
         self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True, request_handler=Quiet)
-        self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from lasting_port import lasting_port
 
 PASSWORD = "p/w@:%x"  # what a URL has to escape
 
@@ -19,9 +19,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.binaries = _binaries()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = lasting_port()
         folder.mkdir(parents=True, exist_ok=True)
         secret = folder / "secret"
         secret.write_text(PASSWORD)
