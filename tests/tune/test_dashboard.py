@@ -38,7 +38,7 @@ def ask(address: str, path: str, method: str = "GET", content: object = None):
     data = None if content is None else json.dumps(content).encode()
     headers = {"Content-Type": "application/json"}
     with urllib.request.urlopen(
-        urllib.request.Request(address + path, data, headers, method=method), timeout=30
+        urllib.request.Request(address + path, data, headers, method=method), timeout=120
     ) as got:
         return json.loads(got.read())
 
@@ -98,7 +98,7 @@ def test_the_page_follows_a_search_and_changes_nothing(plan, tmp_path: Path) -> 
             over = threading.Event()
 
             def look() -> None:
-                while not over.is_set():
+                while not (seen and over.is_set()):
                     seen.append(len(ask(address, f"{detail}?after={len(seen)}")["directions"]))
 
             looker = threading.Thread(target=look)
@@ -109,7 +109,7 @@ def test_the_page_follows_a_search_and_changes_nothing(plan, tmp_path: Path) -> 
             assert set(seen) == {1}
         finally:
             server.send_signal(signal.SIGINT)
-            _, said = server.communicate(timeout=30)
+            _, said = server.communicate(timeout=120)
         assert server.returncode == 0
         assert "Traceback" not in said
     assert not (folder / "journal.log.lock").exists()
