@@ -27,7 +27,8 @@ class Looks(NoView):
 
     def ended(self, record, snapshot) -> None:
         if snapshot.ended == TRIALS:
-            alive = [each for each in gc.get_objects() if isinstance(each, RayTrial)]
+            # not `isinstance`, which asks the object, and another test may have left one that does not answer
+            alive = [each for each in gc.get_objects() if type(each) is RayTrial]
             mine = [each for each in alive if str(each.storage.experiment_fs_path).startswith(self._study)]
             self.kept = [trial for trial in mine if trial.is_finished()]
 
