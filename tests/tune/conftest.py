@@ -78,7 +78,8 @@ def trainer() -> Callable[..., Callable[..., RunResult]]:
                 if k <= start:
                     continue
                 time.sleep(seconds)
-                done.write_text(str(k))  # the checkpoint
+                (out / "next").write_text(str(k))
+                os.replace(out / "next", done)  # the checkpoint: whole, whenever the process is killed
                 report(Progress("operator", k, 4, k / 4, k, 0.0, 0.0, float(k), value))
             return RunResult(Status.COMPLETE, "", min(milestones.values()), milestones, 4.0, 7, out)
 
