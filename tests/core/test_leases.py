@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ups.core import leases as module
 from ups.core.leases import Leases
 
 NAME = "a" * 64
@@ -142,14 +144,17 @@ def test_a_suspended_holder_is_replaced_and_notices(tmp_path: Path, start: Calla
     assert take(observer) is None
 
 
-def test_who_beats_is_alive_however_long_it_takes(tmp_path: Path) -> None:
+def test_who_beats_is_alive_however_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holder, observer = Leases(tmp_path, beat_seconds=0.01), Leases(tmp_path, ttl_seconds=2.0)
     with take(holder) as lease:
-        file = next(tmp_path.glob("*/*"))
-        seen = set()
-        while len(seen) < 20:
-            seen.add(file.read_bytes())
+        file, clock = next(tmp_path.glob("*/*")), time.monotonic
+        for looks in range(20):
             assert observer.is_held(NAME)
+            seen = file.read_bytes()
+            until(lambda seen=seen: file.read_bytes() != seen)
+            # however late the observer comes to look again
+            monkeypatch.setattr(time, "monotonic", lambda looks=looks: clock() + 3600.0 * (looks + 1))
+        assert observer.is_held(NAME)
         assert not lease.is_lost
 
 
@@ -167,6 +172,23 @@ def test_a_pause_of_the_observer_itself_kills_nobody(tmp_path: Path, monkeypatch
             if not observer.is_held(NAME):
                 break
         assert looks == 3
+
+
+def test_asking_for_a_lease_that_is_given_back_this_moment_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, read = take(Leases(tmp_path)), module._read
+    lease.settle()
+
+    def and_then_it_is_given_back(*given: Any) -> Any:
+        found = read(*given)
+        lease.release()
+        return found
+
+    monkeypatch.setattr(module, "_read", and_then_it_is_given_back)
+    Leases(tmp_path).is_held(NAME)
+    assert not Leases(tmp_path).is_held(NAME)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lease_that_was_not_written_to_its_end_is_no_dead_one(tmp_path: Path) -> None:
@@ -193,7 +215,7 @@ def test_a_lease_keeps_no_process_alive(tmp_path: Path) -> None:
         "from pathlib import Path\nfrom ups.core.leases import Leases\n"
         f"lease = Leases(Path({str(tmp_path)!r})).acquire({NAME!r}, 'key', 'operator')\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     assert not Leases(tmp_path).is_held(NAME)
 
 

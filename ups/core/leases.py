@@ -220,12 +220,14 @@ class Leases:
         need not watch the counter anew.
         """
         newest = _newest(self._files, name)
-        if newest is None or _read(self._files, name, newest)[0] == _FREE:
+        if newest is None:
             return False
         if self._is_live(name, newest):
             return True
-        with contextlib.suppress(*_NO_ANSWER):  # a store that can only be read
-            self._files.create(name, newest + 1, _header(_FREE, 0))
+        # one that was given back, perhaps this moment, has none to be taken
+        if _read(self._files, name, newest)[0] != _FREE:
+            with contextlib.suppress(*_NO_ANSWER):  # a store that can only be read
+                self._files.create(name, newest + 1, _header(_FREE, 0))
         return False
 
     def held(self) -> Iterator[Holder]:
