@@ -16,14 +16,14 @@ os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from s3_server import S3Server
 
 import tune.ray_env  # noqa: F401  (before any test module imports Ray)
 
 torch.set_num_threads(1)
-# an example takes as long as a busy machine needs for it, and the first one may compile a kernel
-settings.register_profile("tests", deadline=None)
+# how long an example takes is the machine's, and the first one may compile a kernel
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 # a shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
