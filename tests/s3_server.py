@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
-
-from lasting_port import lasting_port
 
 REFUSAL = b"<Error><Code>ServiceUnavailable</Code><Message>try again</Message></Error>"
 DENIAL = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
 class S3Server:
-    """What it holds outlives `stop` and `start`, which keep its port."""
+    """What it holds outlives `stop` and `start`, which keep its port; who is opened after `stop` finds nobody."""
 
     def __init__(self) -> None:
         from moto.server import DomainDispatcherApplication, create_backend_app
@@ -27,7 +26,9 @@ class S3Server:
         """so many writes are done from now on, and answered with 503 all the same"""
         self.deny = False
         self.ignore_conditions = False
-        self._port = lasting_port()
+        # bound by us all the time: nobody else is given the port between `stop` and `start`
+        self._place = _bound(0)
+        self._port: int = self._place.getsockname()[1]
         self.start()
 
     @property
@@ -48,12 +49,19 @@ class S3Server:
             def log(self, *said: Any) -> None:
                 return None
 
-        self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True, request_handler=Quiet)
+        with _bound(self._port) as place:
+            place.listen(128)
+            settings: dict[str, Any] = {"threaded": True, "request_handler": Quiet, "fd": place.fileno()}
+            self._server = make_server("127.0.0.1", self._port, self._answer, **settings)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
+        from s3fs import S3FileSystem
+
         self._server.shutdown()
         self._server.server_close()
+        # a connection that a client has kept open would be answered all the same
+        S3FileSystem.clear_instance_cache()
 
     def bucket(self) -> str:
         """The URI of a store in a new bucket."""
@@ -97,6 +105,14 @@ class S3Server:
                 list(self._app(environ, lambda *answer: None))
                 return _refusal(start_response)
             return list(self._app(environ, start_response))
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket at a port that may have several, of which those that listen are connected to."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.bind(("127.0.0.1", port))
+    return found
 
 
 def _refusal(start_response: Callable[..., Any]) -> list[bytes]:
