@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from ups.core.schema import fingerprint
 from ups.core.types import Progress, RunResult, Status
 from ups.data.task import load_task
 from ups.run import train_run
+from ups.training import loop
 from ups.training.keys import key_until, stage_keys
 from ups.training.loop import StageResult, train_stage
 from ups.training.stage_config import LoggingConfig, StageConfig
@@ -93,7 +95,11 @@ def test_a_run_that_goes_on_from_another_equals_the_whole_run_of_its_config(
     assert len({forked.score, again.score}) == 2
 
 
-def test_the_time_that_another_run_paid_for_is_not_counted_again(config: RunConfig, tmp_path: Path) -> None:
+def test_the_time_that_another_run_paid_for_is_not_counted_again(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # every look at the clock is a second later
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
     store = tmp_path / "store"
     train_run(config.override(KEPT), tmp_path / "parent", evaluate_on="none", store=store)
     kept = {each.what: each for each in ArtifactStore(store).ls()}

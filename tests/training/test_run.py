@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from ups.data.task import load_task
 from ups.evaluation.runs import load_result
 from ups.inference.build import load_surrogate
 from ups.run import build_run_surrogate, count_parameters, train_run
+from ups.training import loop
 from ups.training.losses import operator_loss
 from ups.training.stages.operator import OperatorStage
 
@@ -129,7 +132,12 @@ def test_a_huge_learning_rate_ends_exploded(config: RunConfig, tmp_path: Path, e
     assert result.seconds < 30
 
 
-def test_time_limit_finishes_the_schedule_early(config: RunConfig, tmp_path: Path) -> None:
+def test_time_limit_finishes_the_schedule_early(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # of a machine that is neither too slow to learn anything in this time nor too fast
+    clock = SimpleNamespace(perf_counter=itertools.count(0.0, 0.02).__next__)
+    monkeypatch.setattr(loop, "time", clock)
     change = {"stages.operator.epochs": 10_000, "stages.operator.time_limit_seconds": 1.5}
     seen: list[Progress] = []
     result = train_run(config.override(change), tmp_path, seen.append, evaluate_on="none")
