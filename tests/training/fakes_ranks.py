@@ -17,8 +17,8 @@ import torch.distributed as dist
 from ups.core.ranks import ALONE, Ranks
 
 SPAWN = multiprocessing.get_context("spawn")
-PATIENCE_SECONDS = 60.0
-"""after which a rank that does not answer hangs"""
+PATIENCE_SECONDS = 300.0
+"""after which a rank that does not answer hangs; they wait for one that is being started, too"""
 
 HANGS = "hangs"
 
@@ -75,6 +75,8 @@ def _answer(process: Any, pipe: Connection) -> Any:
     try:
         return pipe.recv() if pipe.poll(PATIENCE_SECONDS) else HANGS
     except EOFError:
+        # it has closed its end, and is not quite dead: who asks for a crew next must not be given it
+        process.join()
         return f"exit {process.exitcode}"
 
 
@@ -83,7 +85,7 @@ def _serve(pipe: Connection) -> None:
     while True:
         meet, rank, size, work, arguments = pipe.recv()
         dist.init_process_group(
-            "gloo", init_method=f"file://{Path(meet)}", rank=rank, world_size=size, timeout=timedelta(seconds=40)
+            "gloo", init_method=f"file://{Path(meet)}", rank=rank, world_size=size, timeout=timedelta(seconds=200)
         )
         try:
             answer = work(Ranks.of_process_group(), *arguments)
