@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,10 +57,8 @@ def test_a_damaged_artifact_is_put_aside_and_made_anew(tmp_path: Path, damage: s
         (folder / "a").unlink()
     else:
         (folder / "manifest.json").write_text("{")
-    with pytest.warns(UserWarning, match="made anew") as warned:
+    with pytest.warns(UserWarning, match=rf"^{re.escape(str(folder))}[^\n]*made anew[^\n]*\Z"):
         assert store.find("key") is None
-    assert "\n" not in str(warned[0].message)
-    assert str(folder) in str(warned[0].message)
     assert not store.has("key")
     again = store.publish("key", lambda temporary: (temporary / "a").write_text("three") and None)
     assert (again / "a").read_text() == "three"

@@ -157,7 +157,9 @@ def test_a_kill_and_a_damaged_file_cost_one_interval(moments: list[Left], tmp_pa
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             found = take_over(folder, "key", ())
-        assert [damaged in str(each.message) for each in warned] == ([] if damaged is None else [True]), case
+        # not those of what a garbage collection closes in between
+        told = [str(each.message) for each in warned if each.category is UserWarning]
+        assert [damaged in each for each in told] == ([] if damaged is None else [True]), case
         step, worst = 0, left.reached - INTERVAL
         if found:
             last = load_checkpoint(folder / LAST)
