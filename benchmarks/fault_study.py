@@ -39,7 +39,7 @@ LRS, SIBLINGS = (0.01, 0.008, 0.006, 0.005, 0.004), ("auto", "none")
 """learning rates, each trained once; and what trials with the same one differ in, which costs no training"""
 ROUNDING = 0.02
 """relative; several workers add up in another order than one, which a whole training amplifies"""
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 900.0
 """what never comes in this time is taken for lost"""
 _BATCHES = 4
 """of an epoch"""

@@ -54,7 +54,7 @@ class Raylets:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(180)
+        self._process.wait(240)
         self.folder.cleanup()
 
     def _tell(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def main() -> None:
         else:
             cluster.remove_node(added.pop(), allow_graceful=False)
             # the cluster finds it out later
-            cluster.wait_for_nodes(180)
+            cluster.wait_for_nodes(240)
         print(json.dumps(answer), flush=True)
     cluster.shutdown()
 

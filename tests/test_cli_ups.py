@@ -478,7 +478,7 @@ def test_what_nobody_foresaw_keeps_its_traceback(capsys):
 
 
 def python(*args, **kwargs):
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=60, **kwargs)
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=240, **kwargs)
 
 
 def test_as_a_module():

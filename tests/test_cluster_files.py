@@ -120,8 +120,8 @@ echo "$(basename "$0") $* token=${#RAY_AUTH_TOKEN} mode=$RAY_AUTH_MODE" >> "$CAL
 case "$(basename "$0") $*" in
   "scontrol show hostnames"*) printf 'n1\\nn2\\nn3\\n' ;;
   *"hostname --ip-address") echo 10.0.0.1 ;;
-  *"len(ray.nodes())"*) echo 3 ;;
-  *"ray start"*) exec sleep 60 ;;
+  *"len(ray.nodes())"*) until [ "$(grep -c "ray start" "$CALLS")" = 3 ]; do sleep 0.05; done; echo 3 ;;
+  *"ray start"*) exec sleep 600 ;;
   *"ups search"*) exit ${SEARCH_EXIT:-0} ;;
 esac
 """
@@ -149,7 +149,7 @@ def test_the_slurm_script_starts_a_cluster_searches_and_ends_with_it(tmp_path, b
         "SLURM_CPUS_PER_TASK": "16",
     }
     script = ["bash", str(FOLDER / "slurm.sh"), "demo", "--store", "s3://bucket/store"]
-    found = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50)
+    found = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert found.returncode == code, found.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     starts = [line for line in calls if "ray start" in line]

@@ -30,6 +30,7 @@ class Browser:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(_program("chromedriver")))
+        self.driver.set_script_timeout(120)  # looking at every word of a long page
 
     def open(self, page: Path, width: int) -> None:
         """Load a page at a width, with everything unfolded; what was logged before is forgotten."""
