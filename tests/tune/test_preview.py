@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 
 from tune.preview import estimate_seconds, preview
@@ -20,7 +23,10 @@ def config(tiny):
     return RunConfig.parse({**tiny, "stages": stages, "corrector": corrector})
 
 
-def test_every_stage_that_is_on_takes_its_time(config):
+def test_every_stage_that_is_on_takes_its_time(config, monkeypatch):
+    # a second between two looks at the clock: however busy the machine is, every step takes as long as any other
+    clock = map(float, itertools.count())
+    monkeypatch.setattr("tune.preview.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     task = load_task(config.task)
     longer = config.override({"stages.diff_residual.epochs": 2000, "stages.consistency_distill.epochs": 0})
     off = config.override({"stages.diff_residual.epochs": 0, "stages.consistency_distill.epochs": 0})
