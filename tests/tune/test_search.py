@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
+from ray.tune import Tuner
 
 from tune.running import NoView
 from tune.search import Summary, run_search
@@ -34,8 +35,8 @@ def test_every_trial_of_a_search_ends_where_it_belongs(make_plan, base, trainer,
             raise ZeroDivisionError("tokens\nare cursed")
         return Status.EXPLODED if rate > 0.1 else abs(math.log(rate / 0.01)) + 1 / k
 
-    # one of every kind for certain, whatever is sampled
-    starts_at = ({LR: 0.01, "latent.tokens": 32}, {LR: 1.0}, *[{LR: 1e-4, "latent.tokens": n} for n in (16, 64)])
+    # one of every kind for certain, whatever is sampled: the first that does not explode is behind all that are given
+    starts_at = ({LR: 1.0}, *[{LR: 0.01, "latent.tokens": tokens} for tokens in (32, 16, 64)])
     plan = make_plan(trials=24, start_from=tuple(base.override(point) for point in starts_at))
     folder = tmp_path / "s"
     summary = run_search(plan, folder, trainer=trainer(curve))
@@ -93,7 +94,7 @@ class StopAt(NoView):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_an_interrupted_search_is_resumed_to_the_number_of_trials_asked_for(make_plan, trainer, tmp_path):
+def test_an_interrupted_search_is_resumed_to_the_number_of_trials_asked_for(make_plan, trainer, tmp_path, monkeypatch):
     plan = make_plan(trials=9, scheduler="none")
     slow = trainer(lambda config, k: 0.5, seconds=0.1)
     first = run_search(plan, tmp_path / "s", trainer=slow, view=StopAt(3))
@@ -101,30 +102,38 @@ def test_an_interrupted_search_is_resumed_to_the_number_of_trials_asked_for(make
     assert first.stop_reason == "interrupted by SIGINT"
     assert first.count(Status.COMPLETE) == 3
     interrupted = [record.number for record in first.records if record.state is Status.INTERRUPTED]
-    started = [number for number in interrupted if run_folder(tmp_path / "s", number).exists()]
+    started = [number for number in interrupted if (run_folder(tmp_path / "s", number) / "starts").exists()]
     assert 0 < len(interrupted) <= 3
     second = run_search(plan, tmp_path / "s", trainer=slow, resume=True)
     assert [record.state for record in second.records] == [Status.COMPLETE] * 9
-    assert second.records[:1] == first.records[:1]
     for record in first.records:
-        assert len(starts(tmp_path / "s", record.number)) == 1 + (record.number in started)
+        assert record.number in interrupted or second.records[record.number] == record
+        again = ["True"] * (record.number in started)
+        # one that was interrupted before it began may have begun a moment later, before its worker was gone
+        late = [["True"]] * (record.number in interrupted)
+        assert starts(tmp_path / "s", record.number) in (["False", *more] for more in (again, *late))
         assert second.records[record.number].params == record.params
-    # nothing is left to do
-    began = time.monotonic()
+    # nothing is left to do, and no worker is asked for
+    monkeypatch.setattr(Tuner, "fit", None)
     assert run_search(plan, tmp_path / "s", trainer=slow, resume=True).records == second.records
-    assert time.monotonic() - began < 1
 
 
 def test_a_spent_time_budget_interrupts_what_runs(make_plan, trainer, tmp_path):
     plan = make_plan(trials=200, scheduler="none")
     config = plan.config.override({"budget.time": "3s"})
-    began = time.monotonic()
-    summary = run_search(
-        type(plan)(config, plan.base), tmp_path / "s", trainer=trainer(lambda config, k: 0.5, seconds=0.1)
-    )
-    assert time.monotonic() - began < 30
+    rate = plan.base.stages.operator.optimizer.lr
+
+    def curve(config, k):
+        if config.stages.operator.optimizer.lr != rate:
+            time.sleep(3600)  # whoever waited for it would not be back today
+        return 0.5
+
+    summary = run_search(type(plan)(config, plan.base), tmp_path / "s", trainer=trainer(curve))
     assert summary.stop_reason == "the time budget is spent"
-    assert summary.count(Status.COMPLETE) + summary.count(Status.INTERRUPTED) == len(summary.records) < 200
+    # of the two workers one may have come to the end of the base, and then taken up what does not end
+    assert {record.state for record in summary.records[:1]} <= {Status.COMPLETE, Status.INTERRUPTED}
+    assert {record.state for record in summary.records[1:]} <= {Status.INTERRUPTED}
+    assert len(summary.records) <= 3
 
 
 def test_explosion_rates_are_of_sampled_trials_that_trained(make_plan, tmp_path):
