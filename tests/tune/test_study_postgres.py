@@ -54,8 +54,8 @@ def finish(study, trial, score):
     return study.note_ended(trial.number)
 
 
-def ask_all(study, wanted):
-    """What a driver does, without the training; gives the numbers it got."""
+def ask_all(study, wanted, meeting):
+    """What a driver does, without the training; gives the numbers it got. It waits until the others have one, too."""
     mine = []
     while (number := asked(study)) < wanted:
         trial = study.ask(number)
@@ -63,13 +63,15 @@ def ask_all(study, wanted):
             trial.suggest_float(LR, 1e-4, 10.0, log=True)
             finish(study, trial, float(number))
             mine.append(trial.number)
+            if len(mine) == 1:
+                meeting.wait(120)
     return mine
 
 
 def test_two_drivers_give_every_number_once_and_none_more_than_were_wanted(open_study, tmp_path):
     studies = [open_study("a"), open_study("b")]
-    got = [[], []]
-    threads = [threading.Thread(target=lambda k=k: got[k].extend(ask_all(studies[k], 40))) for k in range(2)]
+    got, meeting = [[], []], threading.Barrier(2)
+    threads = [threading.Thread(target=lambda k=k: got[k].extend(ask_all(studies[k], 40, meeting))) for k in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -306,9 +308,9 @@ def test_the_trials_of_a_driver_killed_with_9_go_to_the_one_that_is_left(
     command = [sys.executable, "-c", script, str(tmp_path / "plan"), str(tmp_path / "killed")]
     assert subprocess.run(command, check=False).returncode == -9
     monkeypatch.setattr(presence, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(presence, "DEAD_SECONDS", 2.0)
     left = open_study("left")
     assert left.unfinished() == []  # it might still live
+    monkeypatch.setattr(presence, "DEAD_SECONDS", 2.0)
     taken = []
     while len(taken) < 2:
         time.sleep(0.1)
