@@ -11,6 +11,7 @@ import pytest
 
 from tune.retrain import Job, default_workers, retrain
 from ups.config import RunConfig
+from ups.core.runtime import write_atomic
 from ups.core.types import RunResult, Status
 
 TASK = {"equation": "burgers", "files": ["a.h5"], "train": 4, "validation": 2, "test": 2}
@@ -25,7 +26,7 @@ def meet(config, folder, store):
     """Ends well only if another process is in here at the same time."""
     folder.mkdir()
     (folder / "here").touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(list(folder.parent.glob("*/here"))) < 2:
         assert time.monotonic() < deadline, "nobody else came"
         time.sleep(0.05)
@@ -38,7 +39,7 @@ def die(config, folder, store):
 
 def wait_for_ever(config, folder, store):
     folder.mkdir()
-    (folder / "pid").write_text(str(os.getpid()))
+    write_atomic(folder / "pid", str(os.getpid()).encode())
     time.sleep(600)
 
 
@@ -49,7 +50,7 @@ def is_alive(pid):
         return False
 
 
-def gone(pid, seconds=15):
+def gone(pid, seconds=120):
     deadline = time.monotonic() + seconds
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -82,11 +83,10 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     paths = os.pathsep.join((str(Path(__file__).parent), os.getcwd()))
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**os.environ, "PYTHONPATH": paths})
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(list(tmp_path.glob("*/pid"))) < 2:
             assert time.monotonic() < deadline, "the workers did not start"
             time.sleep(0.1)
-        time.sleep(0.2)
         pids = [int(path.read_text()) for path in tmp_path.glob("*/pid")]
         assert all(is_alive(pid) for pid in pids)
     finally:
