@@ -83,6 +83,8 @@ def _records(content: bytes) -> Iterator[bytes]:
         if kind == 0:
             return
         piece = content[place + 7 : place + 7 + length]
+        if len(piece) < length:  # still being written
+            return
         record = piece if kind in _FIRST else record + piece
         if kind in _LAST:
             yield record

@@ -15,6 +15,7 @@ from tune.promote import promote
 from tune.space import SearchConfig
 from tune.study import StudyFolder, TrialRecord
 from ups.config import RunConfig, dump_yaml, load_config
+from ups.core import tracking
 from ups.core.errors import UserError
 from ups.core.types import RunResult, Status
 from ups.evaluation.runs import RESULT
@@ -496,7 +497,9 @@ def test_two_promotions_of_one_study_are_refused(study, tmp_path):
     promote(study.folder, out=tmp_path / "a.yaml", parts=parts, **options)
 
 
-def test_the_golden_goes_to_wandb_where_its_study_did_and_is_not_shown_there_itself(study, tmp_path):
+def test_the_golden_goes_to_wandb_where_its_study_did_and_is_not_shown_there_itself(study, tmp_path, monkeypatch):
+    for name in ("START_SECONDS", "END_SECONDS"):  # a busy machine is slow to start wandb
+        monkeypatch.setattr(tracking, name, 120.0)
     shown = BASE.override({"logging.wandb.mode": "offline", "logging.wandb.entity": "us"})
     study(base=shown)
     lines: list[str] = []
