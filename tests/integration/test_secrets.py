@@ -43,7 +43,7 @@ def test_secrets_stay_in_the_environment(tiny, tmp_path: Path, s3: S3Server):
         env={**os.environ, **SECRETS},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=1200,
     )
     # what the study needs is more than nothing, so the collection says 1, and removes nothing
     assert found.returncode == 1, found.stderr

@@ -79,7 +79,7 @@ def ended(folder):
     return [json.loads(line)["number"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for_ended(folder, count, seconds=180):
+def wait_for_ended(folder, count, seconds=600):
     deadline = time.monotonic() + seconds
     while len(ended(folder)) < count:
         assert time.monotonic() < deadline, f"{folder}: no {count} trials ended within {seconds} s"
@@ -87,7 +87,7 @@ def wait_for_ended(folder, count, seconds=180):
 
 
 def finish(process):
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=900)
     assert (process.returncode, errors) == (0, "")
 
 
