@@ -50,4 +50,5 @@ bench: data/demo.h5
 	$(PYTHON) benchmarks/soak.py --steps 1600 --seconds 1800
 	$(PYTHON) benchmarks/report_page.py
 	$(PYTHON) benchmarks/ddp.py
+	$(PYTHON) benchmarks/give_back.py
 	$(PYTHON) benchmarks/tpe_vs_random.py --trials 40 --override stages.operator.epochs=8

@@ -42,7 +42,7 @@ def ups(*arguments: object) -> int:
 
 
 def assert_everything_is_given_back(root: Path) -> None:
-    """In a while; and of the workers nothing is left beside the runs."""
+    """Of what workers had; and nothing of them is left beside the runs. How soon, `benchmarks/give_back.py` says."""
     deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, ray.available_resources()

@@ -43,7 +43,8 @@ def train(config, out, report, *, resume, evaluate_on, store, busy):
         if k > start:
             # the first driver finds no end: its two workers stay with these trials
             time.sleep(3600 if IS_FIRST and number >= 6 and k == 2 else 0.1)
-            done.write_text(str(k))
+            (out / "next").write_text(str(k))
+            os.replace(out / "next", done)  # whole, whenever the process is killed
             report(Progress("operator", k, 8, k / 8, k, 0.0, 0.0, k, score))
     return RunResult(Status.COMPLETE, "", score, milestones, 8.0, 7, out)
 
