@@ -46,6 +46,7 @@ from tune.verdict import leave_verdict
 from tune.worker import Trainer, trial_function
 from ups.config import RunConfig
 from ups.core.artifacts import ArtifactStore
+from ups.core.errors import UserError
 from ups.core.objects import StoreUnreachable
 from ups.core.remote_store import open_store
 from ups.core.tracking import WandbConfig, check_installed
@@ -198,7 +199,11 @@ def _started(pool: Pool, trials: int) -> contextlib.AbstractContextManager[None]
 
 @contextlib.contextmanager
 def embedded_ray(cpus: int, gpus: int = 0, memory_gib: float | None = None) -> Iterator[None]:
-    """A Ray of this process alone, on the loopback address and quiet; one that is already there is used and kept."""
+    """A Ray of this process alone, on the loopback address and quiet; one that is already there is used and kept.
+
+    Raises:
+        UserError: it does not start.
+    """
     if ray.is_initialized():
         yield
         return
@@ -209,20 +214,24 @@ def embedded_ray(cpus: int, gpus: int = 0, memory_gib: float | None = None) -> I
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                object_store_memory=100 * 2**20,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                _memory=None if memory_gib is None else int(memory_gib * GIB),
-                _node_ip_address="127.0.0.1",
-                _temp_dir=temporary,
-                # what every task was and when is kept for a dashboard, by the kilobyte a trial
-                _system_config={"task_events_report_interval_ms": 0},
-            )
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=100 * 2**20,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    _memory=None if memory_gib is None else int(memory_gib * GIB),
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=temporary,
+                    # what every task was and when is kept for a dashboard, by the kilobyte a trial
+                    _system_config={"task_events_report_interval_ms": 0},
+                )
+            except Exception as error:  # that bare is what Ray raises when its processes do not come up in time
+                said = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UserError(f"Ray does not start here ({said}); see that the machine is not overloaded") from error
         yield
     finally:
         ray.shutdown()

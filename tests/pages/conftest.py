@@ -73,8 +73,8 @@ def pareto_study(place: Path, tiny: dict[str, Any], run: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folder(run: Path, study: Path, place: Path) -> Path:
-    """With a run and a study in it."""
+def folder(run: Path, study: Path, pareto_study: Path, place: Path) -> Path:
+    """With a run, a study that was promoted and one that was not in it."""
     return place
 
 

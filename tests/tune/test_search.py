@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import os
 import signal
+import tempfile
 import time
 from dataclasses import replace
 
 import pytest
+import ray
 from optuna.trial import TrialState
 from ray.tune import Tuner
 
 from tune.running import NoView
-from tune.search import Summary, run_search
+from tune.search import Summary, embedded_ray, run_search
 from tune.study import OpenStudy, Plan, TrialRecord, load_study
 from tune.trial import DIVERGED, run_folder
-from ups.core.errors import ConfigError
+from ups.core.errors import ConfigError, UserError
 from ups.core.types import Progress, RunResult, Status
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -188,3 +190,20 @@ def test_every_way_to_diverge_reaches_its_record_and_what_optuna_is_told(make_pl
         violated = {name for name, excess in told[verdict].constraints.items() if excess > 0}
         assert (told[verdict].state, violated) == (TrialState.COMPLETE, {verdict.lower()})
     assert told[Status.STALLED].state is TrialState.PRUNED
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch, tmp_path):
+    # whose processes did not come up in time; the session's own stays
+    def init(**settings):
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+    for name, fake in {"is_initialized": lambda: False, "init": init, "shutdown": lambda: None}.items():
+        monkeypatch.setattr(ray, name, fake)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: path == str(tmp_path))
+    with pytest.raises(UserError) as told, embedded_ray(2):
+        pass
+    assert str(told.value) == (
+        "Ray does not start here (The current node timed out during startup.); see that the machine is not overloaded"
+    )
+    assert list(tmp_path.iterdir()) == []

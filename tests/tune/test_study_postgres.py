@@ -184,7 +184,7 @@ def test_drivers_that_start_at_once_make_the_tables_once(make_plan, postgres, tm
     script = (
         "import sys\nfrom pathlib import Path\nfrom tune.study import OpenStudy, Plan\n"
         "plan = Plan.from_yaml(Path(sys.argv[1]).read_text())\n"
-        "sys.stdin.readline()\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
         "with OpenStudy(Path(sys.argv[2]), plan, resume=False) as study:\n    print(study.ask(0) is not None)\n"
     )
     (tmp_path / "plan").write_text(make_plan().kept_at(url, "one").to_yaml())
@@ -197,7 +197,12 @@ def test_drivers_that_start_at_once_make_the_tables_once(make_plan, postgres, tm
         )
         for k in range(2)
     ]
-    answers = [driver.communicate("go\n", timeout=120)[0].strip() for driver in drivers]
+    for driver in drivers:
+        assert driver.stdout.readline() == "ready\n"
+    for driver in drivers:  # both before either answers
+        driver.stdin.write("go\n")
+        driver.stdin.flush()
+    answers = [driver.communicate(timeout=300)[0].strip() for driver in drivers]
     assert sorted(answers) == ["False", "True"]
 
 
