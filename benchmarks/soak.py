@@ -44,7 +44,7 @@ DISK = "5MB"
 MEMORY_AIM, FILES_AIM = 2**30, 100.0
 """bytes and open files by which a day may make the search grow, to be called flat"""
 MINUTES_DAY = 2 * 24 * 60
-"""trials of a minute each that two workers do in a day: what grows with trials grows less by as much"""
+"""trials of a minute each that two workers do in a day"""
 SLACK = 2.0
 """a bound is looked after now and then, and may be exceeded by this factor between"""
 
@@ -173,7 +173,6 @@ def collect(protocol: Data, samples: Sequence[Data], code: int, states: Data, ma
         "first": late[0],
         "last": late[-1],
         "peaks": peaks,
-        "a_trial": {name: days[name] / max(days["trials"], 1.0) for name in ("memory", "records")},
         "flat": days["memory"] <= MEMORY_AIM and days["files"] <= FILES_AIM,
         "bounded": all(peak <= SLACK * protocol["disk"] for peak in peaks.values()),
         "commit": common.commit(),
@@ -203,7 +202,8 @@ def render(data: Data) -> str:
     rows.insert(4, ["open files", *(f"{each['files']:.0f}" for each in (first, last)), f"{day['files']:+.0f}"])
     trials = sum(data["states"].values())
     states = ", ".join(f"{count} {state}" for state, count in sorted(data["states"].items()))
-    each = data["a_trial"]
+    driver, records = (day[name] / max(day["trials"], 1.0) for name in ("driver", "records"))
+    remembered, others = MINUTES_DAY * driver, day["memory"] - day["driver"]
     beside = f", with the cores that other work left it (nice {p['nice']})" if p.get("nice") else ""
     parts = [
         f"## A search that goes on, trials of {p['steps']} steps",
@@ -212,13 +212,15 @@ def render(data: Data) -> str:
         f"{shown_size(p['disk'])}. Looked at every {p['every']:g} s; the first half is left out; the growth of a "
         f"day is the median slope, at {day['trials']:,.0f} trials a day.",
         table(["", "after a half", "at the end", "growth in a day"], rows),
-        f"Memory and open files are {'flat' if data['flat'] else '**not flat**'} (aim: a day adds at most "
-        f"{shown_size(MEMORY_AIM)} and {FILES_AIM:.0f} files). It is {_signed(each['memory'])} a trial: a day of "
-        f"trials of a minute each, {MINUTES_DAY:,} of them, would add {_signed(MINUTES_DAY * each['memory'])}. The "
-        "disk of checkpoints and store is "
+        f"Memory and open files are {'flat' if data['flat'] else '**not flat**'} at this rate (aim: a day adds at "
+        f"most {shown_size(MEMORY_AIM)} and {FILES_AIM:.0f} files). The driver takes {_signed(driver)} for "
+        f"each trial, which the study remembers; {MINUTES_DAY:,} trials of a minute, a day of two workers, would add "
+        f"{_signed(remembered)}, and everything else {_signed(others)}: "
+        f"{'flat' if remembered + others <= MEMORY_AIM else '**not flat**'}.",
+        "The disk of checkpoints and store is "
         f"{'bounded' if data['bounded'] else '**not bounded**'}: at most {shown_size(data['peaks']['checkpoints'])} "
         f"and {shown_size(data['peaks']['store'])} between two collections. What is written down of a trial takes "
-        f"{shown_size(round(each['records']))} and stays.",
+        f"{shown_size(round(records))} and stays.",
         f"Measured on {common.machine_words(data['machine'], [data])}{beside}.",
     ]
     return "\n\n".join(parts)

@@ -38,13 +38,19 @@ def test_what_grows_is_extrapolated_to_a_day_and_said() -> None:
     # 17,280 trials of 5 s
     assert "at 17,280 trials a day" in text
     assert "takes 1 kB and stays" in text
-    assert "It is 0 B a trial" in text
+    assert "takes 0 B for each trial" in text
+    assert "would add 0 B, and everything else 0 B: flat" in text
     assert "| memory of all processes | 1 GB | 1 GB | 0 B |" in text
     text = section({"files": 1.0})
     assert "are **not flat**" in text
     assert "| +86400 |" in text
-    assert "are **not flat**" in section({"memory": 20_000.0})
     assert "are flat" in section({"memory": 10_000.0})
+    # 100 kB of the driver for each trial of 5 s
+    text = section({"memory": 20_000.0, "driver": 20_000.0})
+    assert "are **not flat**" in text
+    assert "takes 100 kB for each trial" in text
+    assert "would add 288 MB, and everything else 0 B: flat" in text
+    assert "would add 0 B, and everything else 1.73 GB: **not flat**" in section({"memory": 20_000.0})
     assert "store is **not bounded**" in section({"store": 40_000.0})
 
 
