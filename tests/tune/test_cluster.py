@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,12 +221,15 @@ def test_a_store_that_accepts_and_never_answers_is_a_line_for_everybody(monkeypa
     monkeypatch.setattr(doctor, "on_every_node", lambda task: [("here", task())])
     findings = []
     uri = f"s3://bucket-{limit.replace(chr(39), '').replace(' ', '-')}/store"
+    objects.file_system(uri)  # who imports the client within the limit may give up before there is a request
     asking = threading.Thread(target=lambda: findings.extend(doctor.shared_store(uri)), daemon=True)
     asking.start()
     asking.join(120)
     assert not asking.is_alive()
-    # within ours a slow machine may not even come to have a client
-    assert accepted or limit == "ours"
+    deadline = time.monotonic() + 120
+    while not accepted and time.monotonic() < deadline:  # who was left behind connects at last, and it was this server
+        time.sleep(0.05)
+    assert accepted
     assert [(finding.ok, finding.what, finding.node) for finding in findings] == [
         (False, "store", ""),
         (False, "store", "here"),
